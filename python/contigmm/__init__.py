@@ -1,0 +1,1 @@
+"""Linux physical memory around contiguous allocation, simulated."""
