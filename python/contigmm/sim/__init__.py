@@ -1,0 +1,1 @@
+"""Machine and Process: the simulator as one object that executes operations."""
