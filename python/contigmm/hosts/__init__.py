@@ -1,0 +1,1 @@
+"""Readers of real machines: each yields a :class:`contigmm.description.MachineDescription`."""
