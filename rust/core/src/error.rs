@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::units::{Order, ZoneId};
+
 /// `ENOMEM`, include/uapi/asm-generic/errno-base.h v6.12.
 pub const ENOMEM: i32 = 12;
 /// `EINVAL`, include/uapi/asm-generic/errno-base.h v6.12.
@@ -17,13 +19,60 @@ pub enum AllocError {
     /// Not in `enum migratetype`.
     #[error("no migratetype has the number {0}")]
     NoSuchMigrateType(u8),
+    /// The machine has no such CPU.
+    #[error("no CPU has the number {0}")]
+    NoSuchCpu(u16),
+    /// The machine has no such node.
+    #[error("no node has the number {0}")]
+    NoSuchNode(u8),
+    /// The best zone has frames, but giving them would leave fewer than its mark: reclaim would
+    /// have been tried.
+    #[error("zone {} has {free} free frames, the mark is {mark}", zone.0)]
+    BelowWatermark {
+        /// The preferred zone.
+        zone: ZoneId,
+        /// Its free frames.
+        free: u64,
+        /// The mark that decided, `lowmem_reserve` included.
+        mark: u64,
+    },
+    /// Enough frames are free, but not in one block: compaction would have been tried.
+    #[error("no free block of order {} (the largest has order {largest:?}) among {free} free frames", order.get())]
+    NoBlock {
+        /// The order asked for.
+        order: Order,
+        /// Of the free blocks that the request may use, the largest.
+        largest: Option<Order>,
+        /// Free frames of the zones that passed their watermark.
+        free: u64,
+    },
+    /// No zone that the request may use has a free frame: reclaim would have been tried, then OOM.
+    #[error("no free frame in any zone that the request may use")]
+    OutOfMemory,
 }
 
 impl AllocError {
     /// Linux's number for this refusal, positive.
     pub const fn errno(self) -> i32 {
         match self {
-            Self::OrderTooLarge(_) | Self::NoSuchMigrateType(_) => EINVAL,
+            Self::OrderTooLarge(_)
+            | Self::NoSuchMigrateType(_)
+            | Self::NoSuchCpu(_)
+            | Self::NoSuchNode(_) => EINVAL,
+            Self::BelowWatermark { .. } | Self::NoBlock { .. } | Self::OutOfMemory => ENOMEM,
+        }
+    }
+
+    /// Stable name of the variant, for those who cannot match on it.
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::OrderTooLarge(_) => "order_too_large",
+            Self::NoSuchMigrateType(_) => "no_such_migrate_type",
+            Self::NoSuchCpu(_) => "no_such_cpu",
+            Self::NoSuchNode(_) => "no_such_node",
+            Self::BelowWatermark { .. } => "below_watermark",
+            Self::NoBlock { .. } => "no_block",
+            Self::OutOfMemory => "out_of_memory",
         }
     }
 }

@@ -2,5 +2,24 @@
 //! tables and who uses which frame. Pure Rust, deterministic, no Python.
 #![forbid(unsafe_code)]
 
+pub mod boot;
+pub mod clock;
 pub mod error;
+pub mod free_area;
+pub mod gfp;
+pub mod mem_map;
+pub mod memory;
+pub mod page_alloc;
 pub mod units;
+pub mod vmstat;
+pub mod watermark;
+pub mod zone;
+pub mod zonelist;
+
+pub use boot::{BootError, BootSpec, ZoneSpec};
+pub use error::AllocError;
+pub use gfp::Gfp;
+pub use mem_map::{MemMap, PageClass, page_flags};
+pub use memory::Memory;
+pub use units::{Cpu, MigrateType, NodeId, Order, Pfn, ZoneId, ZoneKind};
+pub use vmstat::{VmEvent, VmStat};

@@ -1,0 +1,699 @@
+//! The page-frame array: what Linux keeps in `struct page` (include/linux/mm_types.h v6.12).
+//!
+//! # Layout
+//! Structure of arrays, 16 bytes a frame, zero where nothing was ever written, so that a frame that
+//! no one touched costs no resident memory:
+//!
+//! | array | bytes a frame | while allocated | while free |
+//! |---|---|---|---|
+//! | `state` | 2 | head of a block: class, order, compound; else 0 | the same |
+//! | `meta`  | 6 | flags, references - 1, map count (`u16` each) | 0 |
+//! | `links` | 8 | anchor, index: reverse map or cache index | previous and next of the free list |
+//!
+//! *Heads*: a non-zero `state` word marks the first frame of a block, free or allocated, and only
+//! that; blocks tile the whole array. A frame's class is found by looking for the head that covers it.
+//!
+//! *Hi store*: state and free-list links of blocks of order >= 9 are in dense arrays with an entry a
+//! pageblock, so that whole pageblocks change hands without a touch on the frames' own arrays.
+//! `meta` and (anchor, index) of a frame are always in the frame's arrays.
+//!
+//! Reference and map counts saturate at `u16::MAX`; what is above is in an overflow table.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, Pfn, ZoneId};
+
+/// What a frame is used for. Names as in the decoder of machine captures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum PageClass {
+    /// In the buddy allocator.
+    Free = 0,
+    /// A hole: no memory.
+    Nopage = 1,
+    /// `PG_reserved`: never given to the allocator.
+    Reserved = 2,
+    /// Offline.
+    Offline = 3,
+    /// Broken.
+    Hwpoison = 4,
+    /// A page of a hugetlb pool.
+    Hugetlb = 5,
+    /// Slab.
+    Slab = 6,
+    /// A page table.
+    Pgtable = 7,
+    /// Anonymous, order 0.
+    Anon = 8,
+    /// Anonymous, part of a large folio.
+    AnonThp = 9,
+    /// Shared memory, order 0.
+    Shmem = 10,
+    /// Shared memory, part of a large folio.
+    ShmemThp = 11,
+    /// Page cache, order 0.
+    File = 12,
+    /// Page cache, part of a large folio.
+    FileLarge = 13,
+    /// Locked by `mlock(2)`.
+    Mlocked = 14,
+    /// Movable, but on no LRU list.
+    MovableOfflru = 15,
+    /// The zero page.
+    ZeroPage = 16,
+    /// Other kernel memory.
+    Kernel = 17,
+    /// On a per-CPU list.
+    Pcp = 18,
+}
+
+impl PageClass {
+    /// Number of classes.
+    pub const COUNT: usize = 19;
+    /// Every class, by number.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Free,
+        Self::Nopage,
+        Self::Reserved,
+        Self::Offline,
+        Self::Hwpoison,
+        Self::Hugetlb,
+        Self::Slab,
+        Self::Pgtable,
+        Self::Anon,
+        Self::AnonThp,
+        Self::Shmem,
+        Self::ShmemThp,
+        Self::File,
+        Self::FileLarge,
+        Self::Mlocked,
+        Self::MovableOfflru,
+        Self::ZeroPage,
+        Self::Kernel,
+        Self::Pcp,
+    ];
+
+    /// The class of a raw number, if there is one.
+    pub fn new(raw: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(raw)).copied()
+    }
+
+    /// The class as an index into an array of [`PageClass::COUNT`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// On an LRU list (`PageLRU`), so that the page could be migrated: what
+    /// `prep_move_freepages_block()` counts as movable, mm/page_alloc.c v6.12.
+    pub const fn is_lru(self) -> bool {
+        matches!(
+            self,
+            Self::Anon
+                | Self::AnonThp
+                | Self::Shmem
+                | Self::ShmemThp
+                | Self::File
+                | Self::FileLarge
+                | Self::Mlocked
+        )
+    }
+}
+
+/// Flags of an allocated frame: the bits of `page->flags` that the simulation uses.
+pub mod page_flags {
+    /// `PG_locked`.
+    pub const LOCKED: u16 = 1 << 0;
+    /// `PG_referenced`.
+    pub const REFERENCED: u16 = 1 << 1;
+    /// `PG_uptodate`.
+    pub const UPTODATE: u16 = 1 << 2;
+    /// `PG_dirty`.
+    pub const DIRTY: u16 = 1 << 3;
+    /// `PG_lru`.
+    pub const LRU: u16 = 1 << 4;
+    /// `PG_active`.
+    pub const ACTIVE: u16 = 1 << 5;
+    /// `PG_unevictable`.
+    pub const UNEVICTABLE: u16 = 1 << 6;
+    /// `PG_mlocked`.
+    pub const MLOCKED: u16 = 1 << 7;
+    /// `PG_swapbacked`.
+    pub const SWAPBACKED: u16 = 1 << 8;
+    /// `PAGE_MAPPING_ANON`: (anchor, index) is a reverse map, not a cache index.
+    pub const ANON: u16 = 1 << 9;
+    /// `PG_anon_exclusive`.
+    pub const EXCLUSIVE: u16 = 1 << 10;
+    /// The contents table has an overlay for this frame.
+    pub const HAS_CONTENT: u16 = 1 << 11;
+    /// Pinned for good by a contiguous run.
+    pub const PINNED: u16 = 1 << 12;
+    /// `PG_writeback`.
+    pub const WRITEBACK: u16 = 1 << 13;
+    /// The reverse map goes on in a side chain.
+    pub const CHAINED: u16 = 1 << 14;
+    /// Taken off its LRU list for migration or reclaim: `folio_isolate_lru()`.
+    pub const ISOLATED: u16 = 1 << 15;
+}
+
+/// No link.
+pub(crate) const NONE: u32 = u32::MAX;
+/// `GUP_PIN_COUNTING_BIAS`, include/linux/mm.h v6.12: a pin is this many references.
+pub const GUP_PIN_COUNTING_BIAS: u32 = 1024;
+
+const HEAD: u16 = 1 << 14;
+const COMPOUND: u16 = 1 << 15;
+const CLASS_SHIFT: u16 = 4;
+const ORDER_MASK: u16 = 0xf;
+const CLASS_MASK: u16 = 0x1f;
+const FLAGS: usize = 0;
+const REFS: usize = 1;
+const MAPS: usize = 2;
+/// A pageblock that belongs to more than one zone, or to none.
+const MIXED: u8 = u8::MAX;
+const SATURATED: u16 = u16::MAX;
+
+/// First frame of a block: what it is and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockHead {
+    /// First frame.
+    pub pfn: Pfn,
+    /// log2 of its frames.
+    pub order: Order,
+    /// What all its frames are.
+    pub class: PageClass,
+    /// `__GFP_COMP`: one folio.
+    pub compound: bool,
+}
+
+const fn word(class: PageClass, order: Order) -> u16 {
+    HEAD | ((class as u16) << CLASS_SHIFT) | order.get() as u16
+}
+
+fn decode(pfn: Pfn, state: u16) -> BlockHead {
+    let class = PageClass::ALL[usize::from((state >> CLASS_SHIFT) & CLASS_MASK)];
+    let raw = u8::try_from(state & ORDER_MASK).expect("masked to four bits");
+    let order = Order::new(raw).expect("only orders are stored");
+    BlockHead {
+        pfn,
+        order,
+        class,
+        compound: state & COMPOUND != 0,
+    }
+}
+
+/// The page-frame array and the pageblocks.
+#[derive(Clone, Debug)]
+pub struct MemMap {
+    state: Vec<u16>,
+    meta: Vec<[u16; 3]>,
+    links: Vec<[u32; 2]>,
+    hi_state: Vec<u16>,
+    hi_links: Vec<[u32; 2]>,
+    /// Low byte: migratetype; high byte: zone.
+    pageblocks: Vec<[u8; 2]>,
+    /// Smallest order kept in the hi store: 9, or 11 to keep none.
+    hi_order: u8,
+    /// Present ranges by zone, for pageblocks that zones share.
+    ranges: Vec<(u32, u32, ZoneId)>,
+    refs_above: BTreeMap<u32, u32>,
+    maps_above: BTreeMap<u32, u32>,
+}
+
+impl MemMap {
+    /// An array of `nr_frames`, none of them in any block yet.
+    pub(crate) fn new(nr_frames: u32, hi_store: bool) -> Self {
+        let frames = nr_frames as usize;
+        let pageblocks = nr_frames.div_ceil(PAGEBLOCK_NR_PAGES) as usize;
+        Self {
+            state: vec![0; frames],
+            meta: vec![[0; 3]; frames],
+            links: vec![[0; 2]; frames],
+            hi_state: vec![0; pageblocks],
+            hi_links: vec![[0; 2]; pageblocks],
+            pageblocks: vec![[MigrateType::Movable as u8, MIXED]; pageblocks],
+            hi_order: if hi_store {
+                PAGEBLOCK_ORDER
+            } else {
+                Order::MAX.get() + 1
+            },
+            ranges: Vec::new(),
+            refs_above: BTreeMap::new(),
+            maps_above: BTreeMap::new(),
+        }
+    }
+
+    /// One past the last frame.
+    pub fn nr_frames(&self) -> u32 {
+        u32::try_from(self.state.len()).expect("made from a u32")
+    }
+
+    /// Number of pageblocks, the last one maybe partial.
+    pub fn nr_pageblocks(&self) -> usize {
+        self.pageblocks.len()
+    }
+
+    // ---- heads -------------------------------------------------------------------------------
+
+    #[inline]
+    const fn is_hi(&self, order: Order) -> bool {
+        order.get() >= self.hi_order
+    }
+
+    #[inline]
+    fn set_state(&mut self, pfn: Pfn, order: Order, state: u16) {
+        if self.is_hi(order) {
+            self.hi_state[pfn.pageblock()] = state;
+        } else {
+            self.state[pfn.0 as usize] = state;
+        }
+    }
+
+    /// Marks the first frame of a block. The block that was there must have been removed.
+    #[inline]
+    pub(crate) fn set_head(&mut self, pfn: Pfn, order: Order, class: PageClass) {
+        self.set_state(pfn, order, word(class, order));
+    }
+
+    /// Marks the first frame of a compound block: a folio.
+    #[inline]
+    pub(crate) fn set_compound(&mut self, pfn: Pfn, order: Order, class: PageClass) {
+        self.set_state(pfn, order, word(class, order) | COMPOUND);
+    }
+
+    /// Forgets the block of `order` that starts at `pfn`.
+    #[inline]
+    pub(crate) fn clear_head(&mut self, pfn: Pfn, order: Order) {
+        self.set_state(pfn, order, 0);
+    }
+
+    /// Tells whether a free block of exactly this order starts here: `PageBuddy` and `buddy_order`.
+    #[inline]
+    pub(crate) fn is_free_head(&self, pfn: Pfn, order: Order) -> bool {
+        let state = if self.is_hi(order) {
+            self.hi_state.get(pfn.pageblock())
+        } else {
+            self.state.get(pfn.0 as usize)
+        };
+        state.is_some_and(|&state| state == word(PageClass::Free, order))
+    }
+
+    /// The block that starts at this frame, if one does.
+    #[inline]
+    pub fn head_at(&self, pfn: Pfn) -> Option<BlockHead> {
+        let state = *self.state.get(pfn.0 as usize)?;
+        if state != 0 {
+            return Some(decode(pfn, state));
+        }
+        let aligned = pfn.0 & (PAGEBLOCK_NR_PAGES - 1) == 0;
+        let hi = if aligned {
+            self.hi_state[pfn.pageblock()]
+        } else {
+            0
+        };
+        (hi != 0).then(|| decode(pfn, hi))
+    }
+
+    /// The block that holds this frame.
+    ///
+    /// # Panics
+    /// When the frame is outside the array, or in no block: an invariant is broken.
+    #[inline]
+    pub fn block_of(&self, pfn: Pfn) -> BlockHead {
+        for order in Order::all() {
+            let start = Pfn(pfn.0 & !(order.nr_pages() - 1));
+            if let Some(head) = self.head_at(start) {
+                assert!(head.order >= order, "frame {} is in no block", pfn.0);
+                return head;
+            }
+        }
+        panic!("frame {} is in no block", pfn.0)
+    }
+
+    /// What the frame is used for.
+    #[inline]
+    pub fn class(&self, pfn: Pfn) -> PageClass {
+        let state = self.state[pfn.0 as usize];
+        if state != 0 {
+            decode(pfn, state).class
+        } else {
+            self.block_of(pfn).class
+        }
+    }
+
+    /// Changes the class of the allocated block whose head is `pfn`.
+    ///
+    /// # Panics
+    /// When no block starts at `pfn`.
+    #[inline]
+    pub fn set_class(&mut self, pfn: Pfn, class: PageClass) {
+        let keep = !(CLASS_MASK << CLASS_SHIFT);
+        let state = &mut self.state[pfn.0 as usize];
+        let state = if *state == 0 {
+            &mut self.hi_state[pfn.pageblock()]
+        } else {
+            state
+        };
+        assert!(*state & HEAD != 0, "no block starts at frame {}", pfn.0);
+        *state = (*state & keep) | ((class as u16) << CLASS_SHIFT);
+    }
+
+    /// Order of the folio or block whose head is `pfn`: `folio_order()`.
+    ///
+    /// # Panics
+    /// When no block starts at `pfn`.
+    #[inline]
+    pub fn folio_order(&self, pfn: Pfn) -> Order {
+        self.head_at(pfn).expect("a head").order
+    }
+
+    /// Head of the folio or block that holds `pfn`: `page_folio()`.
+    #[inline]
+    pub fn folio_head(&self, pfn: Pfn) -> Pfn {
+        if self.state[pfn.0 as usize] != 0 {
+            pfn
+        } else {
+            self.block_of(pfn).pfn
+        }
+    }
+
+    /// Makes an allocated block into blocks of order 0 of the same class: `split_page()`,
+    /// mm/page_alloc.c v6.12, and the end of `__split_huge_page()`, mm/huge_memory.c v6.12.
+    ///
+    /// Counts, flags, anchors and indexes of the frames stay as they are.
+    pub(crate) fn split_block(&mut self, head: Pfn) {
+        let block = self.head_at(head).expect("a head");
+        self.clear_head(head, block.order);
+        let start = head.0 as usize;
+        let nr = block.order.nr_pages() as usize;
+        self.state[start..start + nr].fill(word(block.class, Order::ZERO));
+    }
+
+    /// Marks `nr` frames from `start` as blocks of `class`, as large as alignment allows.
+    pub(crate) fn set_run(&mut self, start: Pfn, nr: u32, class: PageClass) {
+        for (pfn, order) in aligned_blocks(start, nr) {
+            self.set_head(pfn, order, class);
+        }
+    }
+
+    // ---- links: free list, or reverse map and cache index ------------------------------------
+
+    #[inline]
+    pub(crate) fn link(&self, pfn: u32, order: Order) -> [u32; 2] {
+        if self.is_hi(order) {
+            self.hi_links[Pfn(pfn).pageblock()]
+        } else {
+            self.links[pfn as usize]
+        }
+    }
+
+    #[inline]
+    pub(crate) fn link_mut(&mut self, pfn: u32, order: Order) -> &mut [u32; 2] {
+        if self.is_hi(order) {
+            &mut self.hi_links[Pfn(pfn).pageblock()]
+        } else {
+            &mut self.links[pfn as usize]
+        }
+    }
+
+    /// First word of an allocated frame's owner (reverse map or cache index).
+    #[inline]
+    pub fn anchor(&self, pfn: Pfn) -> u32 {
+        self.links[pfn.0 as usize][0]
+    }
+
+    /// Second word of an allocated frame's owner.
+    #[inline]
+    pub fn index(&self, pfn: Pfn) -> u32 {
+        self.links[pfn.0 as usize][1]
+    }
+
+    /// Sets both words of an allocated frame's owner.
+    #[inline]
+    pub fn set_owner(&mut self, pfn: Pfn, anchor: u32, index: u32) {
+        self.links[pfn.0 as usize] = [anchor, index];
+    }
+
+    // ---- flags and counts --------------------------------------------------------------------
+
+    /// Flags of an allocated frame, see [`page_flags`].
+    #[inline]
+    pub fn flags(&self, pfn: Pfn) -> u16 {
+        self.meta[pfn.0 as usize][FLAGS]
+    }
+
+    /// Replaces all flags.
+    #[inline]
+    pub fn set_flags(&mut self, pfn: Pfn, flags: u16) {
+        self.meta[pfn.0 as usize][FLAGS] = flags;
+    }
+
+    /// Sets the given bits.
+    #[inline]
+    pub fn add_flags(&mut self, pfn: Pfn, bits: u16) {
+        self.meta[pfn.0 as usize][FLAGS] |= bits;
+    }
+
+    /// Clears the given bits.
+    #[inline]
+    pub fn clear_flags(&mut self, pfn: Pfn, bits: u16) {
+        self.meta[pfn.0 as usize][FLAGS] &= !bits;
+    }
+
+    /// Zeroes flags and counts, as a frame must be when it is freed: `free_pages_prepare()`.
+    #[inline]
+    pub fn reset_meta(&mut self, pfn: Pfn) {
+        let meta = &mut self.meta[pfn.0 as usize];
+        if meta[REFS] == SATURATED {
+            self.refs_above.remove(&pfn.0);
+        }
+        if meta[MAPS] == SATURATED {
+            self.maps_above.remove(&pfn.0);
+        }
+        *meta = [0; 3];
+    }
+
+    /// Tells whether flags and counts are those of a freshly allocated frame.
+    #[inline]
+    pub(crate) fn meta_is_clear(&self, pfn: Pfn) -> bool {
+        self.meta[pfn.0 as usize] == [0; 3]
+    }
+
+    /// References to an allocated frame: `page_count()`. A fresh frame has one.
+    #[inline]
+    pub fn refcount(&self, pfn: Pfn) -> u32 {
+        let refs = self.meta[pfn.0 as usize][REFS];
+        1 + u32::from(refs) + above(refs, &self.refs_above, pfn)
+    }
+
+    /// Takes a reference: `get_page()`.
+    #[inline]
+    pub fn get_page(&mut self, pfn: Pfn) {
+        self.add_refs(pfn, 1);
+    }
+
+    /// Takes `nr` references: `page_ref_add()`.
+    #[inline]
+    pub fn add_refs(&mut self, pfn: Pfn, nr: u32) {
+        add(
+            &mut self.meta[pfn.0 as usize][REFS],
+            &mut self.refs_above,
+            pfn,
+            nr,
+        );
+    }
+
+    /// Drops `nr` references of which none is the last.
+    ///
+    /// # Panics
+    /// When there are not that many.
+    #[inline]
+    pub fn sub_refs(&mut self, pfn: Pfn, nr: u32) {
+        sub(
+            &mut self.meta[pfn.0 as usize][REFS],
+            &mut self.refs_above,
+            pfn,
+            nr,
+        );
+    }
+
+    /// Drops a reference and tells whether it was the last: `put_page_testzero()`. After the last
+    /// one, the caller must free the frame.
+    #[inline]
+    pub fn put_page_testzero(&mut self, pfn: Pfn) -> bool {
+        if self.meta[pfn.0 as usize][REFS] == 0 {
+            return true;
+        }
+        self.sub_refs(pfn, 1);
+        false
+    }
+
+    /// Mappings of an allocated frame: `_mapcount + 1`.
+    #[inline]
+    pub fn mapcount(&self, pfn: Pfn) -> u32 {
+        let maps = self.meta[pfn.0 as usize][MAPS];
+        u32::from(maps) + above(maps, &self.maps_above, pfn)
+    }
+
+    /// Counts `nr` more mappings.
+    #[inline]
+    pub fn add_mapcount(&mut self, pfn: Pfn, nr: u32) {
+        add(
+            &mut self.meta[pfn.0 as usize][MAPS],
+            &mut self.maps_above,
+            pfn,
+            nr,
+        );
+    }
+
+    /// Counts a mapping less and returns how many are left.
+    ///
+    /// # Panics
+    /// When there was none.
+    #[inline]
+    pub fn dec_mapcount(&mut self, pfn: Pfn) -> u32 {
+        sub(
+            &mut self.meta[pfn.0 as usize][MAPS],
+            &mut self.maps_above,
+            pfn,
+            1,
+        );
+        self.mapcount(pfn)
+    }
+
+    /// Pins of an allocated frame: `folio_maybe_dma_pinned()` counts them so for order 0.
+    #[inline]
+    pub fn pins(&self, pfn: Pfn) -> u32 {
+        self.refcount(pfn) / GUP_PIN_COUNTING_BIAS
+    }
+
+    /// Pins a frame: `try_grab_folio()`, mm/gup.c v6.12.
+    #[inline]
+    pub fn pin(&mut self, pfn: Pfn) {
+        self.add_refs(pfn, GUP_PIN_COUNTING_BIAS);
+    }
+
+    /// Drops a pin.
+    ///
+    /// # Panics
+    /// When the frame is not pinned.
+    #[inline]
+    pub fn unpin(&mut self, pfn: Pfn) {
+        self.sub_refs(pfn, GUP_PIN_COUNTING_BIAS);
+    }
+
+    // ---- pageblocks --------------------------------------------------------------------------
+
+    /// Migratetype of the pageblock of a frame: `get_pageblock_migratetype()`.
+    #[inline]
+    pub fn pageblock_migratetype(&self, pfn: Pfn) -> MigrateType {
+        MigrateType::ALL[usize::from(self.pageblocks[pfn.pageblock()][0])]
+    }
+
+    /// `set_pageblock_migratetype()`.
+    #[inline]
+    pub(crate) fn set_pageblock_migratetype(&mut self, pfn: Pfn, migratetype: MigrateType) {
+        self.pageblocks[pfn.pageblock()][0] = migratetype as u8;
+    }
+
+    /// Says that `nr` frames from `start` belong to `zone`.
+    pub(crate) fn assign_zone(&mut self, start: Pfn, nr: u32, zone: ZoneId) {
+        let end = start.0 + nr;
+        self.ranges.push((start.0, end, zone));
+        let first_whole = start.0.div_ceil(PAGEBLOCK_NR_PAGES);
+        let past_whole = end / PAGEBLOCK_NR_PAGES;
+        for block in first_whole..past_whole {
+            self.pageblocks[block as usize][1] = zone.0;
+        }
+    }
+
+    /// The zone of a frame, or none for a frame of no zone: `page_zone()`.
+    #[inline]
+    pub fn zone_of(&self, pfn: Pfn) -> Option<ZoneId> {
+        match self.pageblocks.get(pfn.pageblock())?[1] {
+            MIXED => self.zone_of_mixed(pfn),
+            zone => Some(ZoneId(zone)),
+        }
+    }
+
+    #[cold]
+    fn zone_of_mixed(&self, pfn: Pfn) -> Option<ZoneId> {
+        let range = self
+            .ranges
+            .iter()
+            .find(|&&(start, end, _)| (start..end).contains(&pfn.0));
+        range.map(|&(_, _, zone)| zone)
+    }
+
+    /// Whether the pageblock of a frame lies within one zone.
+    #[inline]
+    pub(crate) fn pageblock_is_whole(&self, pfn: Pfn) -> bool {
+        self.pageblocks[pfn.pageblock()][1] != MIXED
+    }
+}
+
+/// Cuts a run of frames into the largest aligned blocks, ascending: `__free_pages_memory()`,
+/// mm/memblock.c v6.12.
+pub(crate) fn aligned_blocks(start: Pfn, nr: u32) -> impl Iterator<Item = (Pfn, Order)> {
+    let mut next = start.0;
+    let mut left = nr;
+    std::iter::from_fn(move || {
+        (left > 0).then(|| {
+            let order = Order::largest_at(Pfn(next), left);
+            let pfn = Pfn(next);
+            next += order.nr_pages();
+            left -= order.nr_pages();
+            (pfn, order)
+        })
+    })
+}
+
+#[inline]
+fn above(count: u16, table: &BTreeMap<u32, u32>, pfn: Pfn) -> u32 {
+    if count == SATURATED {
+        table.get(&pfn.0).copied().unwrap_or(0)
+    } else {
+        0
+    }
+}
+
+#[inline]
+fn add(count: &mut u16, table: &mut BTreeMap<u32, u32>, pfn: Pfn, nr: u32) {
+    match u16::try_from(u32::from(*count) + nr) {
+        Ok(sum) if *count != SATURATED => *count = sum,
+        _ => add_above(count, table, pfn, nr),
+    }
+}
+
+#[cold]
+fn add_above(count: &mut u16, table: &mut BTreeMap<u32, u32>, pfn: Pfn, nr: u32) {
+    let room = u32::from(SATURATED - *count);
+    *count = SATURATED;
+    *table.entry(pfn.0).or_insert(0) += nr - room;
+}
+
+#[inline]
+fn sub(count: &mut u16, table: &mut BTreeMap<u32, u32>, pfn: Pfn, nr: u32) {
+    let mut nr = nr;
+    if *count == SATURATED {
+        nr = sub_above(table, pfn, nr);
+    }
+    let left = u32::from(*count)
+        .checked_sub(nr)
+        .expect("a count never goes below zero");
+    *count = u16::try_from(left).expect("smaller than before");
+}
+
+#[cold]
+fn sub_above(table: &mut BTreeMap<u32, u32>, pfn: Pfn, nr: u32) -> u32 {
+    let extra = table.get(&pfn.0).copied().unwrap_or(0);
+    let taken = extra.min(nr);
+    if extra > taken {
+        table.insert(pfn.0, extra - taken);
+    } else {
+        table.remove(&pfn.0);
+    }
+    nr - taken
+}

@@ -1,0 +1,84 @@
+//! One machine's memory: everything that `Machine` snapshots, behind `&mut self`.
+
+use crate::boot::BootSpec;
+use crate::clock::Clocks;
+use crate::mem_map::MemMap;
+use crate::units::{Cpu, MigrateType, NodeId, Order};
+use crate::vmstat::VmStat;
+use crate::zone::Zone;
+use crate::zonelist::Zonelists;
+
+/// All physical memory of one machine, and who uses it. No locks: the caller serialises.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    pub(crate) map: MemMap,
+    pub(crate) zones: Vec<Zone>,
+    pub(crate) zonelists: Zonelists,
+    pub(crate) cpu_nodes: Vec<NodeId>,
+    pub(crate) clock: Clocks,
+    pub(crate) vmstat: VmStat,
+    pub(crate) spec: BootSpec,
+}
+
+impl Memory {
+    /// The page-frame array.
+    pub const fn map(&self) -> &MemMap {
+        &self.map
+    }
+
+    /// The zones, node by node, low zones first.
+    pub fn zones(&self) -> &[Zone] {
+        &self.zones
+    }
+
+    /// The clocks.
+    pub const fn clock(&self) -> &Clocks {
+        &self.clock
+    }
+
+    /// The clocks, to let time pass.
+    pub const fn clock_mut(&mut self) -> &mut Clocks {
+        &mut self.clock
+    }
+
+    /// The event counters.
+    pub const fn vmstat(&self) -> &VmStat {
+        &self.vmstat
+    }
+
+    /// What the machine was booted from.
+    pub const fn spec(&self) -> &BootSpec {
+        &self.spec
+    }
+
+    /// The node of a CPU: `cpu_to_node()`.
+    pub fn node_of(&self, cpu: Cpu) -> Option<NodeId> {
+        self.cpu_nodes.get(usize::from(cpu.0)).copied()
+    }
+
+    /// Free blocks by zone and order: /proc/buddyinfo.
+    pub fn buddyinfo(&self) -> Vec<[u64; Order::COUNT]> {
+        let row = |zone: &Zone| {
+            let mut counts = [0; Order::COUNT];
+            for order in Order::all() {
+                counts[order.index()] = zone.free_area.nr_free(order);
+            }
+            counts
+        };
+        self.zones.iter().map(row).collect()
+    }
+
+    /// Free blocks by zone, migratetype and order: the first table of /proc/pagetypeinfo.
+    pub fn free_by_type(&self) -> Vec<[[u64; Order::COUNT]; MigrateType::COUNT]> {
+        let row = |zone: &Zone| {
+            MigrateType::ALL.map(|migratetype| {
+                let mut counts = [0; Order::COUNT];
+                for order in Order::all() {
+                    counts[order.index()] = u64::from(zone.free_area.nr_of(order, migratetype));
+                }
+                counts
+            })
+        };
+        self.zones.iter().map(row).collect()
+    }
+}

@@ -1,0 +1,132 @@
+//! Event counters by Linux's names: `enum vm_event_item`, include/linux/vm_event_item.h v6.12, and
+//! the NUMA counters of `enum numa_stat_item`, include/linux/mmzone.h v6.12.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! vm_events {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// A counter of /proc/vmstat.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum VmEvent { $($(#[$doc])* $variant,)* }
+
+        impl VmEvent {
+            /// Every event, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name in /proc/vmstat.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+vm_events! {
+    /// Frames allocated from DMA; the next three follow `ZoneKind`'s order.
+    PgAllocDma => "pgalloc_dma",
+    /// Frames allocated from DMA32.
+    PgAllocDma32 => "pgalloc_dma32",
+    /// Frames allocated from Normal.
+    PgAllocNormal => "pgalloc_normal",
+    /// Frames allocated from Movable.
+    PgAllocMovable => "pgalloc_movable",
+    /// Frames freed.
+    PgFree => "pgfree",
+    /// Faults.
+    PgFault => "pgfault",
+    /// Major faults.
+    PgMajFault => "pgmajfault",
+    /// Direct reclaims on behalf of Normal and below.
+    AllocStall => "allocstall_normal",
+    /// Direct reclaims on behalf of Movable.
+    AllocStallMovable => "allocstall_movable",
+    /// Pages scanned by direct reclaim.
+    PgScanDirect => "pgscan_direct",
+    /// Pages scanned by kswapd.
+    PgScanKswapd => "pgscan_kswapd",
+    /// Pages reclaimed directly.
+    PgStealDirect => "pgsteal_direct",
+    /// Pages reclaimed by kswapd.
+    PgStealKswapd => "pgsteal_kswapd",
+    /// Times kswapd was woken.
+    KswapdWake => "pageoutrun",
+    /// Direct compactions.
+    CompactStall => "compact_stall",
+    /// Direct compactions that failed.
+    CompactFail => "compact_fail",
+    /// Direct compactions that succeeded.
+    CompactSuccess => "compact_success",
+    /// Pages looked at by the migration scanner.
+    CompactMigrateScanned => "compact_migrate_scanned",
+    /// Pages looked at by the free scanner.
+    CompactFreeScanned => "compact_free_scanned",
+    /// Pages isolated by compaction.
+    CompactIsolated => "compact_isolated",
+    /// Times kcompactd was woken.
+    CompactDaemonWake => "compact_daemon_wake",
+    /// Pages migrated.
+    PgMigrateSuccess => "pgmigrate_success",
+    /// Pages that could not be migrated.
+    PgMigrateFail => "pgmigrate_fail",
+    /// Huge pages given at a fault.
+    ThpFaultAlloc => "thp_fault_alloc",
+    /// Huge pages refused at a fault.
+    ThpFaultFallback => "thp_fault_fallback",
+    /// Page blocks claimed by another migratetype (ours; Linux has a trace event only).
+    PageblockClaim => "pageblock_claim",
+    /// Pages stolen from another migratetype's block (ours, likewise).
+    PageSteal => "page_steal",
+    /// Times a per-CPU list was refilled (ours).
+    PcpRefill => "pcp_refill",
+    /// Times frames of a per-CPU list went back to the buddy lists (ours).
+    PcpDrain => "pcp_drain",
+    /// Out-of-memory kills.
+    OomKill => "oom_kill",
+}
+
+/// All event counters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStat(Vec<u64>);
+
+impl Default for VmStat {
+    fn default() -> Self {
+        Self(vec![0; VmEvent::ALL.len()])
+    }
+}
+
+impl VmStat {
+    /// Counts `nr` events: `__count_vm_events()`.
+    #[inline]
+    pub fn count(&mut self, event: VmEvent, nr: u64) {
+        self.0[event as usize] += nr;
+    }
+
+    /// A counter.
+    pub fn get(&self, event: VmEvent) -> u64 {
+        self.0[event as usize]
+    }
+
+    /// Every counter with its name, in the order of [`VmEvent::ALL`].
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        VmEvent::ALL
+            .iter()
+            .map(|&event| (event.name(), self.get(event)))
+    }
+}
+
+/// Counters of one zone's allocations by where they were wanted: `zone_statistics()`,
+/// mm/page_alloc.c v6.12.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumaStat {
+    /// From the node that was preferred.
+    pub hit: u64,
+    /// From here although another node was preferred.
+    pub miss: u64,
+    /// Preferred here but taken elsewhere.
+    pub foreign: u64,
+    /// By a CPU of this node.
+    pub local: u64,
+    /// By a CPU of another node.
+    pub other: u64,
+}

@@ -1,0 +1,241 @@
+//! The buddy allocator of one zone: `__rmqueue_smallest()`, `__free_one_page()`,
+//! mm/page_alloc.c v6.12.
+//!
+//! Invariants, checked by `Memory::check`: free blocks are aligned and disjoint, a free block is on
+//! the list of its pageblock's migratetype, and no two free buddies are left apart below
+//! [`Order::MAX`] unless their pageblocks may not merge.
+
+use crate::free_area::{FreeArea, Side};
+use crate::mem_map::MemMap;
+use crate::units::{MigrateType, NodeId, Order, PAGEBLOCK_ORDER, Pfn, ZoneId, ZoneKind};
+use crate::vmstat::NumaStat;
+use crate::watermark::Watermarks;
+
+/// `pageblock_order` as an [`Order`].
+pub(crate) const PAGEBLOCK: Order = match Order::new(PAGEBLOCK_ORDER) {
+    Ok(order) => order,
+    Err(_) => panic!("pageblock_order is at most MAX_PAGE_ORDER"),
+};
+
+/// `struct zone`, include/linux/mmzone.h v6.12.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    /// Position in the machine's list of zones.
+    pub id: ZoneId,
+    /// The node it belongs to.
+    pub node: NodeId,
+    /// Its type.
+    pub kind: ZoneKind,
+    /// First frame.
+    pub start_pfn: Pfn,
+    /// Frames from first to last, holes included.
+    pub spanned: u32,
+    /// Frames that exist.
+    pub present: u32,
+    /// Frames given to the allocator.
+    pub managed: u64,
+    /// The free lists.
+    pub free_area: FreeArea,
+    /// `NR_FREE_PAGES`: free frames, without those of isolated pageblocks.
+    pub nr_free_pages: u64,
+    /// `NR_FREE_CMA_PAGES`.
+    pub nr_free_cma: u64,
+    /// Free frames in `HighAtomic` pageblocks.
+    pub nr_free_highatomic: u64,
+    /// Frames of pageblocks reserved for high-order atomic requests.
+    pub nr_reserved_highatomic: u64,
+    /// The watermarks without the boost.
+    pub watermark: Watermarks,
+    /// Frames added to every watermark after a fallback.
+    pub watermark_boost: u64,
+    /// Kept back from requests whose highest zone is the index.
+    pub lowmem_reserve: [u64; ZoneKind::COUNT],
+    /// `ZONE_BELOW_HIGH`.
+    pub below_high: bool,
+    /// `ZONE_BOOSTED_WATERMARK`: kswapd is to be woken.
+    pub boosted_watermark: bool,
+    /// `ZONE_RECLAIM_ACTIVE`.
+    pub reclaim_active: bool,
+    /// When the zone's lock is free again.
+    pub lock_free_at_ns: u64,
+    /// Where allocations were wanted and taken.
+    pub numa: NumaStat,
+}
+
+impl Zone {
+    /// One past the last frame: `zone_end_pfn()`.
+    pub const fn end_pfn(&self) -> u32 {
+        self.start_pfn.0 + self.spanned
+    }
+
+    /// Tells whether the frame lies between the zone's first and last: `zone_spans_pfn()`.
+    pub const fn spans(&self, pfn: Pfn) -> bool {
+        pfn.0 >= self.start_pfn.0 && pfn.0 < self.end_pfn()
+    }
+
+    /// Counts free frames that came: `account_freepages()`.
+    #[inline]
+    pub(crate) fn account_added(&mut self, nr: u64, migratetype: MigrateType) {
+        match migratetype {
+            MigrateType::Isolate => return,
+            MigrateType::Cma => self.nr_free_cma += nr,
+            MigrateType::HighAtomic => self.nr_free_highatomic += nr,
+            _ => {}
+        }
+        self.nr_free_pages += nr;
+    }
+
+    /// Counts free frames that went: `account_freepages()`.
+    #[inline]
+    pub(crate) fn account_removed(&mut self, nr: u64, migratetype: MigrateType) {
+        match migratetype {
+            MigrateType::Isolate => return,
+            MigrateType::Cma => self.nr_free_cma -= nr,
+            MigrateType::HighAtomic => self.nr_free_highatomic -= nr,
+            _ => {}
+        }
+        self.nr_free_pages -= nr;
+    }
+
+    /// Takes the smallest sufficient block and splits it down: `__rmqueue_smallest()`. The head of
+    /// the block taken is unmarked: the caller marks it.
+    #[inline]
+    pub(crate) fn rmqueue_smallest(
+        &mut self,
+        map: &mut MemMap,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> Option<Pfn> {
+        let found = self.free_area.smallest(order, migratetype)?;
+        let pfn = self
+            .free_area
+            .first(found, migratetype)
+            .expect("its list is not empty");
+        self.del_and_expand(map, pfn, order, found, migratetype);
+        Some(pfn)
+    }
+
+    /// `page_del_and_expand()`.
+    #[inline]
+    pub(crate) fn del_and_expand(
+        &mut self,
+        map: &mut MemMap,
+        pfn: Pfn,
+        low: Order,
+        high: Order,
+        migratetype: MigrateType,
+    ) {
+        self.free_area.del(map, pfn, high, migratetype);
+        self.expand(map, pfn, low, high, migratetype);
+        self.account_removed(u64::from(low.nr_pages()), migratetype);
+    }
+
+    /// Halves a block until `low` is reached: the upper halves go to the heads of their lists, the
+    /// lowest is handed out: `expand()`.
+    #[inline]
+    pub(crate) fn expand(
+        &mut self,
+        map: &mut MemMap,
+        pfn: Pfn,
+        low: Order,
+        high: Order,
+        migratetype: MigrateType,
+    ) {
+        let mut half = high;
+        while let Some(smaller) = half.smaller().filter(|&smaller| smaller >= low) {
+            half = smaller;
+            let upper = Pfn(pfn.0 + half.nr_pages());
+            self.free_area
+                .add(map, upper, half, migratetype, Side::Head);
+        }
+    }
+
+    /// Frees a block into its own pageblocks' lists, one pageblock at a time:
+    /// `split_large_buddy()`.
+    pub(crate) fn split_large_buddy(&mut self, map: &mut MemMap, pfn: Pfn, order: Order) {
+        let piece = order.min(PAGEBLOCK);
+        let mut start = pfn.0;
+        while start < pfn.0 + order.nr_pages() {
+            let migratetype = map.pageblock_migratetype(Pfn(start));
+            self.free_one_page(map, Pfn(start), piece, migratetype, None);
+            start += piece.nr_pages();
+        }
+    }
+
+    /// Frees a block and merges it with its buddies as far as they are free: `__free_one_page()`.
+    /// The block's head must be unmarked already. `side` forces an end of the list.
+    #[inline]
+    pub(crate) fn free_one_page(
+        &mut self,
+        map: &mut MemMap,
+        pfn: Pfn,
+        order: Order,
+        migratetype: MigrateType,
+        side: Option<Side>,
+    ) {
+        self.account_added(u64::from(order.nr_pages()), migratetype);
+        let mut pfn = pfn;
+        let mut order = order;
+        let check_zone = !map.pageblock_is_whole(pfn);
+        while let Some(larger) = order.larger() {
+            let buddy = pfn.buddy(order);
+            if !map.is_free_head(buddy, order) {
+                break;
+            }
+            let mut buddy_mt = migratetype;
+            if order >= PAGEBLOCK || check_zone {
+                if map.zone_of(buddy) != Some(self.id) {
+                    break;
+                }
+                buddy_mt = map.pageblock_migratetype(buddy);
+                if buddy_mt != migratetype
+                    && !(migratetype.is_mergeable() && buddy_mt.is_mergeable())
+                {
+                    break;
+                }
+            }
+            self.free_area.del(map, buddy, order, buddy_mt);
+            if buddy_mt != migratetype {
+                change_pageblock_range(map, buddy, order, migratetype);
+            }
+            pfn = Pfn(pfn.0 & buddy.0);
+            order = larger;
+        }
+        let side = side.unwrap_or_else(|| self.merge_side(map, pfn, order));
+        self.free_area.add(map, pfn, order, migratetype, side);
+    }
+
+    /// Tail when the next merge is likely: `buddy_merge_likely()`.
+    #[inline]
+    fn merge_side(&self, map: &MemMap, pfn: Pfn, order: Order) -> Side {
+        if order >= PAGEBLOCK {
+            return Side::Head;
+        }
+        let larger = order.larger().expect("below MAX");
+        let higher = Pfn(pfn.0 & !(larger.nr_pages() - 1));
+        let higher_buddy = higher.buddy(larger);
+        if !map.is_free_head(higher_buddy, larger) {
+            return Side::Head;
+        }
+        let sure = larger < PAGEBLOCK && map.pageblock_is_whole(pfn);
+        if sure || map.zone_of(higher_buddy) == Some(self.id) {
+            Side::Tail
+        } else {
+            Side::Head
+        }
+    }
+}
+
+/// Gives every pageblock of a large block a migratetype: `change_pageblock_range()`.
+pub(crate) fn change_pageblock_range(
+    map: &mut MemMap,
+    pfn: Pfn,
+    order: Order,
+    migratetype: MigrateType,
+) {
+    let mut start = pfn.0;
+    while start < pfn.0 + order.nr_pages() {
+        map.set_pageblock_migratetype(Pfn(start), migratetype);
+        start += PAGEBLOCK.nr_pages();
+    }
+}

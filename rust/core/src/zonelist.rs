@@ -1,0 +1,117 @@
+//! In which order zones are asked: `build_zonelists()`, mm/page_alloc.c v6.12.
+
+use crate::units::{NodeId, ZoneId, ZoneKind};
+use crate::zone::Zone;
+
+/// `PENALTY_FOR_NODE_WITH_CPUS`, mm/page_alloc.c v6.12.
+const PENALTY_FOR_NODE_WITH_CPUS: u64 = 1;
+/// `MAX_NUMNODES` of a default x86-64 configuration (`NODES_SHIFT` 6).
+const MAX_NUMNODES: u64 = 64;
+
+/// The zones to ask, for each node, with and without fallback to others, by highest allowed zone.
+#[derive(Clone, Debug, Default)]
+pub struct Zonelists {
+    /// `[node][fallback, nofallback][highest zone]`.
+    lists: Vec<[[Vec<ZoneId>; ZoneKind::COUNT]; 2]>,
+    /// Whether the node has frames in `Dma32`.
+    dma32: Vec<bool>,
+}
+
+impl Zonelists {
+    /// Builds the lists of every node. `distances[a][b]` is the SLIT distance; `node_has_cpus` by node.
+    pub(crate) fn build(zones: &[Zone], distances: &[Vec<u32>], node_has_cpus: &[bool]) -> Self {
+        let has_memory: Vec<bool> = (0..distances.len())
+            .map(|node| {
+                zones
+                    .iter()
+                    .any(|zone| usize::from(zone.node.0) == node && zone.managed > 0)
+            })
+            .collect();
+        let mut load = vec![0_u64; distances.len()];
+        let lists = (0..distances.len())
+            .map(|node| {
+                let order = node_order(node, distances, node_has_cpus, &has_memory, &mut load);
+                let own = if has_memory[node] {
+                    vec![node]
+                } else {
+                    Vec::new()
+                };
+                [by_highest(zones, &order), by_highest(zones, &own)]
+            })
+            .collect();
+        let is_dma32 = |zone: &&Zone| zone.kind == ZoneKind::Dma32 && zone.present > 0;
+        let mut dma32 = vec![false; distances.len()];
+        for zone in zones.iter().filter(is_dma32) {
+            dma32[usize::from(zone.node.0)] = true;
+        }
+        Self { lists, dma32 }
+    }
+
+    /// Number of nodes.
+    pub(crate) fn nr_nodes(&self) -> usize {
+        self.lists.len()
+    }
+
+    /// Whether `Dma32` is populated on this node.
+    pub(crate) fn has_dma32(&self, node: NodeId) -> bool {
+        self.dma32[usize::from(node.0)]
+    }
+
+    /// The zones that a request may use, in order: `node_zonelist()` and `highest_zoneidx`.
+    #[inline]
+    pub(crate) fn get(&self, node: NodeId, this_node: bool, highest: ZoneKind) -> &[ZoneId] {
+        &self.lists[usize::from(node.0)][usize::from(this_node)][highest.index()]
+    }
+}
+
+/// `find_next_best_node()`, repeated until every node with memory has its place.
+fn node_order(
+    local: usize,
+    distances: &[Vec<u32>],
+    has_cpus: &[bool],
+    has_memory: &[bool],
+    load: &mut [u64],
+) -> Vec<usize> {
+    let mut order = Vec::new();
+    let mut previous = local;
+    if has_memory[local] {
+        order.push(local);
+    }
+    loop {
+        let candidates = (0..distances.len()).filter(|&n| has_memory[n] && !order.contains(&n));
+        let score = |&n: &usize| {
+            let penalty = if has_cpus[n] {
+                PENALTY_FOR_NODE_WITH_CPUS
+            } else {
+                0
+            };
+            let distance = u64::from(distances[local][n]) + u64::from(n < local) + penalty;
+            distance * MAX_NUMNODES + load[n]
+        };
+        let Some(best) = candidates.min_by_key(score) else {
+            return order;
+        };
+        if distances[local][best] != distances[local][previous] {
+            load[best] += 1;
+        }
+        order.push(best);
+        previous = best;
+    }
+}
+
+/// Zones of the nodes in order, each node's highest zone first: `build_zonerefs_node()`.
+fn by_highest(zones: &[Zone], nodes: &[usize]) -> [Vec<ZoneId>; ZoneKind::COUNT] {
+    std::array::from_fn(|highest| {
+        let mut list = Vec::new();
+        for &node in nodes {
+            let mut own: Vec<&Zone> = zones
+                .iter()
+                .filter(|zone| usize::from(zone.node.0) == node && zone.managed > 0)
+                .filter(|zone| zone.kind.index() <= highest)
+                .collect();
+            own.sort_by_key(|zone| std::cmp::Reverse(zone.kind));
+            list.extend(own.iter().map(|zone| zone.id));
+        }
+        list
+    })
+}

@@ -1,0 +1,102 @@
+//! Booting a machine: free lists, watermarks and reserves of a fresh kernel.
+
+use contigmm_core::{BootSpec, Cpu, Gfp, Memory, Order, PageClass, Pfn};
+
+/// The machine whose watermarks were read from a running 6.18 kernel.
+const OBSERVED: &str = r#"{"nr_cpus": 2, "zones": [
+  {"kind": "DMA", "start_pfn": 1, "spanned": 4095, "managed": 3840},
+  {"kind": "DMA32", "start_pfn": 4096, "spanned": 1044480, "holes": [[786432, 262144]], "managed": 772915},
+  {"kind": "Normal", "start_pfn": 1048576, "spanned": 1769472}]}"#;
+
+fn boot(json: &str) -> Memory {
+    Memory::boot(&BootSpec::from_json(json).expect("valid")).expect("bootable")
+}
+
+#[test]
+fn watermarks_are_those_of_the_observed_machine() {
+    let memory = boot(OBSERVED);
+    let marks: Vec<[u64; 4]> = memory
+        .zones()
+        .iter()
+        .map(|z| {
+            [
+                z.watermark.min,
+                z.watermark.low,
+                z.watermark.high,
+                z.watermark.promo,
+            ]
+        })
+        .collect();
+    assert_eq!(marks[2], [11_741, 14_676, 17_611, 20_546]);
+    assert_eq!(marks[1][..3], [5_128, 6_410, 7_692]);
+}
+
+#[test]
+fn lowmem_reserve_is_that_of_the_observed_machine() {
+    let memory = boot(OBSERVED);
+    assert_eq!(memory.zones()[0].lowmem_reserve, [0, 3_019, 9_931, 9_931]);
+    assert_eq!(memory.zones()[1].lowmem_reserve[2], 6_912);
+}
+
+#[test]
+fn a_fresh_zone_is_free_in_the_largest_aligned_blocks() {
+    let memory = boot(r#"{"zones": [{"kind": "Normal", "start_pfn": 3, "spanned": 2045}]}"#);
+    let mut expected = [0; 11];
+    for order in [0, 2, 3, 4, 5, 6, 7, 8, 9, 10] {
+        expected[order] = 1;
+    }
+    assert_eq!(memory.buddyinfo(), [expected]);
+}
+
+#[test]
+fn frames_come_lowest_first_and_go_back_merged() {
+    let json = r#"{"pcp": {"enabled": false}, "min_free_kbytes": 0,
+                   "zones": [{"kind": "Normal", "start_pfn": 0, "spanned": 4096}]}"#;
+    let mut memory = boot(json);
+    let fresh = memory.buddyinfo();
+    let pfns: Vec<Pfn> = (0..1500)
+        .map(|_| {
+            memory
+                .alloc_pages(Cpu(0), Gfp::HIGHUSER_MOVABLE, Order::ZERO, None)
+                .expect("room")
+        })
+        .collect();
+    assert_eq!(pfns, (0..1500).map(Pfn).collect::<Vec<_>>());
+    assert_eq!(memory.map().class(Pfn(1499)), PageClass::Kernel);
+    for &pfn in &pfns {
+        memory.free_pages(Cpu(0), pfn, Order::ZERO);
+    }
+    assert_eq!(memory.buddyinfo(), fresh);
+}
+
+#[test]
+fn a_tebibyte_boots_without_touching_its_frames() {
+    let start = std::time::Instant::now();
+    let memory =
+        boot(r#"{"zones": [{"kind": "Normal", "start_pfn": 1048576, "spanned": 268435456}]}"#);
+    assert_eq!(memory.buddyinfo()[0][10], 262_144);
+    assert!(
+        start.elapsed().as_millis() < 500,
+        "took {:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn two_zones_may_share_a_pageblock() {
+    let json = r#"{"pcp": {"enabled": false}, "min_free_kbytes": 0,
+        "lowmem_reserve_ratio": [0, 0, 0, 0], "zones": [
+        {"kind": "DMA32", "start_pfn": 0, "spanned": 700},
+        {"kind": "Normal", "start_pfn": 700, "spanned": 1348}]}"#;
+    let mut memory = boot(json);
+    let fresh = memory.buddyinfo();
+    let mut pfns = Vec::new();
+    while let Ok(pfn) = memory.alloc_pages(Cpu(0), Gfp::HIGHUSER_MOVABLE, Order::ZERO, None) {
+        pfns.push(pfn);
+    }
+    assert_eq!(pfns.len(), 2048);
+    for &pfn in pfns.iter().rev() {
+        memory.free_pages(Cpu(0), pfn, Order::ZERO);
+    }
+    assert_eq!(memory.buddyinfo(), fresh);
+}
