@@ -1,0 +1,1 @@
+"""The kernel's /proc text, byte for byte: of processes and of zones."""
