@@ -169,7 +169,7 @@ class ColumnAnswers(_message.Message):
     reasons: _builtins.bytes
     """uint16: number of the Reason."""
     seqs: _builtins.bytes
-    """uint64: position in the machine's order; 0: skipped."""
+    """uint64: position in the machine's order; 0: as in Answer."""
     machine_seq: _builtins.int
     """Last position in the machine's order that the answers reflect."""
     def __init__(

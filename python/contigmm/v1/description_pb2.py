@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontigmm/v1/description.proto\x12\x0b\x63ontigmm.v1\"\xf8\x02\n\x12MachineDescription\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04\x63pus\x18\x02 \x01(\r\x12+\n\x05zones\x18\x03 \x03(\x0b\x32\x1c.contigmm.v1.ZoneDescription\x12\x11\n\tdistances\x18\x04 \x03(\r\x12?\n\x08settings\x18\x05 \x03(\x0b\x32-.contigmm.v1.MachineDescription.SettingsEntry\x12&\n\x06\x66rames\x18\x06 \x01(\x0b\x32\x16.contigmm.v1.FrameRuns\x12,\n\x0b\x66ree_blocks\x18\x07 \x01(\x0b\x32\x17.contigmm.v1.FreeBlocks\x12\x1e\n\x16pageblock_migratetypes\x18\x08 \x01(\x0c\x12\r\n\x05known\x18\t \x03(\t\x12\r\n\x05\x64rawn\x18\n \x03(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xef\x01\n\x0fZoneDescription\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tstart_pfn\x18\x03 \x01(\x04\x12\x16\n\x0espanned_frames\x18\x04 \x01(\x04\x12\x16\n\x0emanaged_frames\x18\x05 \x01(\x04\x12(\n\x07present\x18\x06 \x03(\x0b\x32\x17.contigmm.v1.FrameRange\x12+\n\nwatermarks\x18\x07 \x01(\x0b\x32\x17.contigmm.v1.Watermarks\x12\x12\n\nprotection\x18\x08 \x03(\x04\x12\x12\n\npcp_frames\x18\t \x03(\r\"*\n\nFrameRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"4\n\nWatermarks\x12\x0b\n\x03min\x18\x01 \x01(\x04\x12\x0b\n\x03low\x18\x02 \x01(\x04\x12\x0c\n\x04high\x18\x03 \x01(\x04\">\n\tFrameRuns\x12\r\n\x05\x66irst\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\x0c\x12\x13\n\x0b\x66rame_class\x18\x03 \x01(\x0c\"=\n\nFreeBlocks\x12\x0b\n\x03pfn\x18\x01 \x01(\x0c\x12\r\n\x05order\x18\x02 \x01(\x0c\x12\x13\n\x0bmigratetype\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontigmm/v1/description.proto\x12\x0b\x63ontigmm.v1\"\xf7\x01\n\x12MachineDescription\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04\x63pus\x18\x02 \x01(\r\x12\x11\n\tcpu_nodes\x18\x03 \x03(\r\x12+\n\x05zones\x18\x04 \x03(\x0b\x32\x1c.contigmm.v1.ZoneDescription\x12\x11\n\tdistances\x18\x05 \x03(\r\x12?\n\x08settings\x18\x06 \x03(\x0b\x32-.contigmm.v1.MachineDescription.SettingsEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xa0\x01\n\x0fZoneDescription\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tstart_pfn\x18\x03 \x01(\x04\x12\x0f\n\x07spanned\x18\x04 \x01(\x04\x12\x0f\n\x07present\x18\x05 \x01(\x04\x12\x0f\n\x07managed\x18\x06 \x01(\x04\x12+\n\nwatermarks\x18\x07 \x01(\x0b\x32\x17.contigmm.v1.Watermarks\"4\n\nWatermarks\x12\x0b\n\x03min\x18\x01 \x01(\x04\x12\x0b\n\x03low\x18\x02 \x01(\x04\x12\x0c\n\x04high\x18\x03 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MACHINEDESCRIPTION_SETTINGSENTRY']._loaded_options = None
   _globals['_MACHINEDESCRIPTION_SETTINGSENTRY']._serialized_options = b'8\001'
   _globals['_MACHINEDESCRIPTION']._serialized_start=47
-  _globals['_MACHINEDESCRIPTION']._serialized_end=423
-  _globals['_MACHINEDESCRIPTION_SETTINGSENTRY']._serialized_start=376
-  _globals['_MACHINEDESCRIPTION_SETTINGSENTRY']._serialized_end=423
-  _globals['_ZONEDESCRIPTION']._serialized_start=426
-  _globals['_ZONEDESCRIPTION']._serialized_end=665
-  _globals['_FRAMERANGE']._serialized_start=667
-  _globals['_FRAMERANGE']._serialized_end=709
-  _globals['_WATERMARKS']._serialized_start=711
-  _globals['_WATERMARKS']._serialized_end=763
-  _globals['_FRAMERUNS']._serialized_start=765
-  _globals['_FRAMERUNS']._serialized_end=827
-  _globals['_FREEBLOCKS']._serialized_start=829
-  _globals['_FREEBLOCKS']._serialized_end=890
+  _globals['_MACHINEDESCRIPTION']._serialized_end=294
+  _globals['_MACHINEDESCRIPTION_SETTINGSENTRY']._serialized_start=247
+  _globals['_MACHINEDESCRIPTION_SETTINGSENTRY']._serialized_end=294
+  _globals['_ZONEDESCRIPTION']._serialized_start=297
+  _globals['_ZONEDESCRIPTION']._serialized_end=457
+  _globals['_WATERMARKS']._serialized_start=459
+  _globals['_WATERMARKS']._serialized_end=511
 # @@protoc_insertion_point(module_scope)

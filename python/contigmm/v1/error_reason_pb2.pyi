@@ -60,8 +60,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the process has no lease."""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 18
     """UNAVAILABLE: the server is shutting down."""
-    ERROR_REASON_MACHINE_BROKEN: _ErrorReason.ValueType  # 19
-    """INTERNAL: the machine broke an invariant and answers no more commands."""
+    ERROR_REASON_MACHINE_STOPPED: _ErrorReason.ValueType  # 19
+    """INTERNAL: an operation was left half done; the machine answers no more."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo in a failed call's status details (domain "contigmm"), without
@@ -106,6 +106,6 @@ ERROR_REASON_NO_LEASE: ErrorReason.ValueType  # 17
 """FAILED_PRECONDITION: the process has no lease."""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 18
 """UNAVAILABLE: the server is shutting down."""
-ERROR_REASON_MACHINE_BROKEN: ErrorReason.ValueType  # 19
-"""INTERNAL: the machine broke an invariant and answers no more commands."""
+ERROR_REASON_MACHINE_STOPPED: ErrorReason.ValueType  # 19
+"""INTERNAL: an operation was left half done; the machine answers no more."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -76,26 +76,6 @@ CLOCK_MODE_MANUAL: ClockMode.ValueType  # 2
 """Only AdvanceClock."""
 Global___ClockMode: _TypeAlias = ClockMode  # noqa: Y015
 
-class _Packing:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PackingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Packing.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PACKING_UNSPECIFIED: _Packing.ValueType  # 0
-    """Not packed."""
-    PACKING_DEFLATE: _Packing.ValueType  # 1
-    """zlib (RFC 1950) or gzip (RFC 1952)."""
-
-class Packing(_Packing, metaclass=_PackingEnumTypeWrapper):
-    """How uploaded bytes are packed."""
-
-PACKING_UNSPECIFIED: Packing.ValueType  # 0
-"""Not packed."""
-PACKING_DEFLATE: Packing.ValueType  # 1
-"""zlib (RFC 1950) or gzip (RFC 1952)."""
-Global___Packing: _TypeAlias = Packing  # noqa: Y015
-
 @_typing.final
 class Machine(_message.Message):
     """A simulated machine."""
@@ -356,7 +336,7 @@ class UploadMachineRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """Then the bytes, at most 1 MiB a message."""
+    """Then the description's bytes, at most 1 MiB a message."""
     @_builtins.property
     def header(self) -> Global___UploadHeader:
         """First message."""
@@ -384,10 +364,7 @@ class UploadHeader(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARAMETERS_FIELD_NUMBER: _builtins.int
-    PACKING_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    packing: Global___Packing.ValueType
-    """How the chunks, put together, are packed."""
     request_id: _builtins.str
     """Makes a retry harmless; see memory.proto."""
     @_builtins.property
@@ -398,12 +375,11 @@ class UploadHeader(_message.Message):
         self,
         *,
         parameters: Global___BootParameters | None = ...,
-        packing: Global___Packing.ValueType = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["packing", b"packing", "parameters", b"parameters", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,8 +106,9 @@ class MachineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadMachine(self, request_iterator, context):
-        """UploadMachine boots a machine from a serialised MachineDescription too large for one message.
-        INVALID_ARGUMENT: it cannot be read, or exceeds the caps on packed or unpacked size.
+        """UploadMachine boots a machine that is in use already, from the canonical bytes of its description
+        (contigmm.description.MachineDescription.to_bytes). INVALID_ARGUMENT: they cannot be read, or
+        exceed the caps on packed or unpacked size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

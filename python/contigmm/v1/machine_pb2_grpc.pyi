@@ -42,8 +42,9 @@ class MachineServiceStub:
     CreateMachine: _grpc.UnaryUnaryMultiCallable[_machine_pb2.CreateMachineRequest, _machine_pb2.CreateMachineResponse]
     """CreateMachine boots a machine from a description. ALREADY_EXISTS: the name is taken."""
     UploadMachine: _grpc.StreamUnaryMultiCallable[_machine_pb2.UploadMachineRequest, _machine_pb2.UploadMachineResponse]
-    """UploadMachine boots a machine from a serialised MachineDescription too large for one message.
-    INVALID_ARGUMENT: it cannot be read, or exceeds the caps on packed or unpacked size.
+    """UploadMachine boots a machine that is in use already, from the canonical bytes of its description
+    (contigmm.description.MachineDescription.to_bytes). INVALID_ARGUMENT: they cannot be read, or
+    exceed the caps on packed or unpacked size.
     """
     RestoreMachine: _grpc.StreamUnaryMultiCallable[_machine_pb2.RestoreMachineRequest, _machine_pb2.RestoreMachineResponse]
     """RestoreMachine boots a machine from a snapshot."""
@@ -70,8 +71,9 @@ class MachineServiceAsyncStub(MachineServiceStub):
     CreateMachine: _aio.UnaryUnaryMultiCallable[_machine_pb2.CreateMachineRequest, _machine_pb2.CreateMachineResponse]  # type: ignore[assignment]
     """CreateMachine boots a machine from a description. ALREADY_EXISTS: the name is taken."""
     UploadMachine: _aio.StreamUnaryMultiCallable[_machine_pb2.UploadMachineRequest, _machine_pb2.UploadMachineResponse]  # type: ignore[assignment]
-    """UploadMachine boots a machine from a serialised MachineDescription too large for one message.
-    INVALID_ARGUMENT: it cannot be read, or exceeds the caps on packed or unpacked size.
+    """UploadMachine boots a machine that is in use already, from the canonical bytes of its description
+    (contigmm.description.MachineDescription.to_bytes). INVALID_ARGUMENT: they cannot be read, or
+    exceed the caps on packed or unpacked size.
     """
     RestoreMachine: _aio.StreamUnaryMultiCallable[_machine_pb2.RestoreMachineRequest, _machine_pb2.RestoreMachineResponse]  # type: ignore[assignment]
     """RestoreMachine boots a machine from a snapshot."""
@@ -113,8 +115,9 @@ class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_machine_pb2.UploadMachineRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_machine_pb2.UploadMachineResponse, _abc.Awaitable[_machine_pb2.UploadMachineResponse]]:
-        """UploadMachine boots a machine from a serialised MachineDescription too large for one message.
-        INVALID_ARGUMENT: it cannot be read, or exceeds the caps on packed or unpacked size.
+        """UploadMachine boots a machine that is in use already, from the canonical bytes of its description
+        (contigmm.description.MachineDescription.to_bytes). INVALID_ARGUMENT: they cannot be read, or
+        exceed the caps on packed or unpacked size.
         """
 
     @_abc_1.abstractmethod

@@ -573,7 +573,9 @@ class Answer(_message.Message):
     FAULT_FIELD_NUMBER: _builtins.int
     SKIP_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
-    """Position of the operation in the machine's one order; 0: it was skipped and has none."""
+    """Position of the operation in the machine's one order; 0: it never got there, because it was skipped
+    or its process is gone.
+    """
     value: _builtins.int
     """What the call returned: an address (mmap), a process number (spawn, fork), a count,
     or 0.
@@ -651,26 +653,26 @@ class Fault(_message.Message):
     SIGNAL_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
     signal: _builtins.int
     """11 SIGSEGV or 7 SIGBUS."""
     code: _builtins.int
     """si_code, such as 1 SEGV_MAPERR or 2 SEGV_ACCERR."""
     address: _builtins.int
     """si_addr: the address accessed."""
-    reason: _reason_pb2.Reason.ValueType
-    """What made the access fail."""
+    done: _builtins.int
+    """Accesses of the same call that had succeeded before it."""
     def __init__(
         self,
         *,
         signal: _builtins.int = ...,
         code: _builtins.int = ...,
         address: _builtins.int = ...,
-        reason: _reason_pb2.Reason.ValueType = ...,
+        done: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code", b"code", "reason", b"reason", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code", b"code", "done", b"done", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,10 +26,246 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     DESCRIPTOR: _descriptor.EnumDescriptor
     REASON_UNSPECIFIED: _Reason.ValueType  # 0
     """Not told: the reason is younger than this file."""
+    REASON_LENGTH_IS_ZERO: _Reason.ValueType  # 1
+    """Length is zero."""
+    REASON_LENGTH_OVERFLOWS: _Reason.ValueType  # 2
+    """Length overflows."""
+    REASON_RANGE_OVERFLOWS: _Reason.ValueType  # 3
+    """Range overflows."""
+    REASON_ADDRESS_UNALIGNED: _Reason.ValueType  # 4
+    """Address unaligned."""
+    REASON_OFFSET_UNALIGNED: _Reason.ValueType  # 5
+    """Offset unaligned."""
+    REASON_OFFSET_OVERFLOWS: _Reason.ValueType  # 6
+    """Offset overflows."""
+    REASON_BEYOND_TASK_SIZE: _Reason.ValueType  # 7
+    """Beyond task size."""
+    REASON_UNKNOWN_FLAGS: _Reason.ValueType  # 8
+    """Unknown flags."""
+    REASON_FLAGS_CONFLICT: _Reason.ValueType  # 9
+    """Flags conflict."""
+    REASON_UNKNOWN_PROT: _Reason.ValueType  # 10
+    """Unknown prot."""
+    REASON_UNKNOWN_ADVICE: _Reason.ValueType  # 11
+    """Unknown advice."""
+    REASON_BAD_MAP_TYPE: _Reason.ValueType  # 12
+    """Bad map type."""
+    REASON_BAD_POINTER: _Reason.ValueType  # 13
+    """Bad pointer."""
+    REASON_BAD_FILE_DESCRIPTOR: _Reason.ValueType  # 14
+    """Bad file descriptor."""
+    REASON_BAD_PKEY: _Reason.ValueType  # 15
+    """Bad pkey."""
+    REASON_NO_SUCH_HUGE_PAGE_SIZE: _Reason.ValueType  # 16
+    """No such huge page size."""
+    REASON_NOT_IMPLEMENTED_BY_KERNEL: _Reason.ValueType  # 17
+    """Not implemented by kernel."""
+    REASON_ADDRESS_BELOW_MIN: _Reason.ValueType  # 18
+    """Address below min."""
+    REASON_MAY_NOT_LOCK: _Reason.ValueType  # 19
+    """May not lock."""
+    REASON_MEMLOCK_LIMIT: _Reason.ValueType  # 20
+    """Memlock limit."""
+    REASON_ADDRESS_SPACE_LIMIT: _Reason.ValueType  # 21
+    """Address space limit."""
+    REASON_DATA_LIMIT: _Reason.ValueType  # 22
+    """Data limit."""
+    REASON_STACK_LIMIT: _Reason.ValueType  # 23
+    """Stack limit."""
+    REASON_LIMIT_NOT_RAISABLE: _Reason.ValueType  # 24
+    """Limit not raisable."""
+    REASON_OVERCOMMIT: _Reason.ValueType  # 25
+    """Overcommit."""
+    REASON_TOO_MANY_MAPPINGS: _Reason.ValueType  # 26
+    """Too many mappings."""
+    REASON_NO_GAP: _Reason.ValueType  # 27
+    """No gap."""
+    REASON_ALREADY_MAPPED: _Reason.ValueType  # 28
+    """Already mapped."""
+    REASON_NOT_MAPPED: _Reason.ValueType  # 29
+    """Not mapped."""
+    REASON_WRITE_EXEC_DENIED: _Reason.ValueType  # 30
+    """Write exec denied."""
+    REASON_MISSING_CAPABILITY: _Reason.ValueType  # 31
+    """Missing capability."""
+    REASON_NOT_PERMITTED_BY_MAPPING: _Reason.ValueType  # 32
+    """Not permitted by mapping."""
+    REASON_SEALED: _Reason.ValueType  # 33
+    """Sealed."""
+    REASON_NOT_GROWSDOWN: _Reason.ValueType  # 34
+    """Not growsdown."""
+    REASON_MAPPING_MAY_NOT_EXPAND: _Reason.ValueType  # 35
+    """Mapping may not expand."""
+    REASON_MAPPING_MAY_NOT_SPLIT: _Reason.ValueType  # 36
+    """Mapping may not split."""
+    REASON_RANGES_OVERLAP: _Reason.ValueType  # 37
+    """Ranges overlap."""
+    REASON_SPANS_SEVERAL_MAPPINGS: _Reason.ValueType  # 38
+    """Spans several mappings."""
+    REASON_MAPPING_LOCKED: _Reason.ValueType  # 39
+    """Mapping locked."""
+    REASON_WRONG_KIND_OF_MAPPING: _Reason.ValueType  # 40
+    """Wrong kind of mapping."""
+    REASON_PRIVATE_MAPPING: _Reason.ValueType  # 41
+    """Private mapping."""
+    REASON_GUARD_PAGE: _Reason.ValueType  # 42
+    """Guard page."""
+    REASON_NOTHING_TO_COLLAPSE: _Reason.ValueType  # 43
+    """Nothing to collapse."""
+    REASON_FILE_NOT_WRITABLE: _Reason.ValueType  # 44
+    """File not writable."""
+    REASON_FILE_NOT_MAPPABLE: _Reason.ValueType  # 45
+    """File not mappable."""
+    REASON_FILE_SEALED: _Reason.ValueType  # 46
+    """File sealed."""
+    REASON_FILE_BUSY: _Reason.ValueType  # 47
+    """File busy."""
+    REASON_FILE_TOO_BIG: _Reason.ValueType  # 48
+    """File too big."""
+    REASON_BEYOND_END_OF_FILE: _Reason.ValueType  # 49
+    """Beyond end of file."""
+    REASON_SYNC_NOT_SUPPORTED: _Reason.ValueType  # 50
+    """Sync not supported."""
+    REASON_HUGE_PAGE_POOL_EMPTY: _Reason.ValueType  # 51
+    """Huge page pool empty."""
+    REASON_OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED: _Reason.ValueType  # 52
+    """Out of memory reclaim not simulated."""
+    REASON_BELOW_WATERMARK_RECLAIM_NOT_SIMULATED: _Reason.ValueType  # 53
+    """Below watermark reclaim not simulated."""
+    REASON_NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED: _Reason.ValueType  # 54
+    """No contiguous block compaction not simulated."""
+    REASON_CONTIG_NOT_ANONYMOUS: _Reason.ValueType  # 55
+    """Contig not anonymous."""
+    REASON_CONTIG_CONTRADICTORY_FLAGS: _Reason.ValueType  # 56
+    """Contig contradictory flags."""
+    REASON_CONTIG_ABOVE_MAX_ORDER: _Reason.ValueType  # 57
+    """Contig above max order."""
+    REASON_CONTIG_USER_LIMIT: _Reason.ValueType  # 58
+    """Contig user limit."""
+    REASON_CONTIG_RUN_IS_PINNED: _Reason.ValueType  # 59
+    """Contig run is pinned."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The check that refused a system call, finer than its errno, and stable."""
 
 REASON_UNSPECIFIED: Reason.ValueType  # 0
 """Not told: the reason is younger than this file."""
+REASON_LENGTH_IS_ZERO: Reason.ValueType  # 1
+"""Length is zero."""
+REASON_LENGTH_OVERFLOWS: Reason.ValueType  # 2
+"""Length overflows."""
+REASON_RANGE_OVERFLOWS: Reason.ValueType  # 3
+"""Range overflows."""
+REASON_ADDRESS_UNALIGNED: Reason.ValueType  # 4
+"""Address unaligned."""
+REASON_OFFSET_UNALIGNED: Reason.ValueType  # 5
+"""Offset unaligned."""
+REASON_OFFSET_OVERFLOWS: Reason.ValueType  # 6
+"""Offset overflows."""
+REASON_BEYOND_TASK_SIZE: Reason.ValueType  # 7
+"""Beyond task size."""
+REASON_UNKNOWN_FLAGS: Reason.ValueType  # 8
+"""Unknown flags."""
+REASON_FLAGS_CONFLICT: Reason.ValueType  # 9
+"""Flags conflict."""
+REASON_UNKNOWN_PROT: Reason.ValueType  # 10
+"""Unknown prot."""
+REASON_UNKNOWN_ADVICE: Reason.ValueType  # 11
+"""Unknown advice."""
+REASON_BAD_MAP_TYPE: Reason.ValueType  # 12
+"""Bad map type."""
+REASON_BAD_POINTER: Reason.ValueType  # 13
+"""Bad pointer."""
+REASON_BAD_FILE_DESCRIPTOR: Reason.ValueType  # 14
+"""Bad file descriptor."""
+REASON_BAD_PKEY: Reason.ValueType  # 15
+"""Bad pkey."""
+REASON_NO_SUCH_HUGE_PAGE_SIZE: Reason.ValueType  # 16
+"""No such huge page size."""
+REASON_NOT_IMPLEMENTED_BY_KERNEL: Reason.ValueType  # 17
+"""Not implemented by kernel."""
+REASON_ADDRESS_BELOW_MIN: Reason.ValueType  # 18
+"""Address below min."""
+REASON_MAY_NOT_LOCK: Reason.ValueType  # 19
+"""May not lock."""
+REASON_MEMLOCK_LIMIT: Reason.ValueType  # 20
+"""Memlock limit."""
+REASON_ADDRESS_SPACE_LIMIT: Reason.ValueType  # 21
+"""Address space limit."""
+REASON_DATA_LIMIT: Reason.ValueType  # 22
+"""Data limit."""
+REASON_STACK_LIMIT: Reason.ValueType  # 23
+"""Stack limit."""
+REASON_LIMIT_NOT_RAISABLE: Reason.ValueType  # 24
+"""Limit not raisable."""
+REASON_OVERCOMMIT: Reason.ValueType  # 25
+"""Overcommit."""
+REASON_TOO_MANY_MAPPINGS: Reason.ValueType  # 26
+"""Too many mappings."""
+REASON_NO_GAP: Reason.ValueType  # 27
+"""No gap."""
+REASON_ALREADY_MAPPED: Reason.ValueType  # 28
+"""Already mapped."""
+REASON_NOT_MAPPED: Reason.ValueType  # 29
+"""Not mapped."""
+REASON_WRITE_EXEC_DENIED: Reason.ValueType  # 30
+"""Write exec denied."""
+REASON_MISSING_CAPABILITY: Reason.ValueType  # 31
+"""Missing capability."""
+REASON_NOT_PERMITTED_BY_MAPPING: Reason.ValueType  # 32
+"""Not permitted by mapping."""
+REASON_SEALED: Reason.ValueType  # 33
+"""Sealed."""
+REASON_NOT_GROWSDOWN: Reason.ValueType  # 34
+"""Not growsdown."""
+REASON_MAPPING_MAY_NOT_EXPAND: Reason.ValueType  # 35
+"""Mapping may not expand."""
+REASON_MAPPING_MAY_NOT_SPLIT: Reason.ValueType  # 36
+"""Mapping may not split."""
+REASON_RANGES_OVERLAP: Reason.ValueType  # 37
+"""Ranges overlap."""
+REASON_SPANS_SEVERAL_MAPPINGS: Reason.ValueType  # 38
+"""Spans several mappings."""
+REASON_MAPPING_LOCKED: Reason.ValueType  # 39
+"""Mapping locked."""
+REASON_WRONG_KIND_OF_MAPPING: Reason.ValueType  # 40
+"""Wrong kind of mapping."""
+REASON_PRIVATE_MAPPING: Reason.ValueType  # 41
+"""Private mapping."""
+REASON_GUARD_PAGE: Reason.ValueType  # 42
+"""Guard page."""
+REASON_NOTHING_TO_COLLAPSE: Reason.ValueType  # 43
+"""Nothing to collapse."""
+REASON_FILE_NOT_WRITABLE: Reason.ValueType  # 44
+"""File not writable."""
+REASON_FILE_NOT_MAPPABLE: Reason.ValueType  # 45
+"""File not mappable."""
+REASON_FILE_SEALED: Reason.ValueType  # 46
+"""File sealed."""
+REASON_FILE_BUSY: Reason.ValueType  # 47
+"""File busy."""
+REASON_FILE_TOO_BIG: Reason.ValueType  # 48
+"""File too big."""
+REASON_BEYOND_END_OF_FILE: Reason.ValueType  # 49
+"""Beyond end of file."""
+REASON_SYNC_NOT_SUPPORTED: Reason.ValueType  # 50
+"""Sync not supported."""
+REASON_HUGE_PAGE_POOL_EMPTY: Reason.ValueType  # 51
+"""Huge page pool empty."""
+REASON_OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED: Reason.ValueType  # 52
+"""Out of memory reclaim not simulated."""
+REASON_BELOW_WATERMARK_RECLAIM_NOT_SIMULATED: Reason.ValueType  # 53
+"""Below watermark reclaim not simulated."""
+REASON_NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED: Reason.ValueType  # 54
+"""No contiguous block compaction not simulated."""
+REASON_CONTIG_NOT_ANONYMOUS: Reason.ValueType  # 55
+"""Contig not anonymous."""
+REASON_CONTIG_CONTRADICTORY_FLAGS: Reason.ValueType  # 56
+"""Contig contradictory flags."""
+REASON_CONTIG_ABOVE_MAX_ORDER: Reason.ValueType  # 57
+"""Contig above max order."""
+REASON_CONTIG_USER_LIMIT: Reason.ValueType  # 58
+"""Contig user limit."""
+REASON_CONTIG_RUN_IS_PINNED: Reason.ValueType  # 59
+"""Contig run is pinned."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -1,0 +1,119 @@
+"""One machine's queue of commands: one at a time, first come first served, bounded.
+
+A command is a function that runs on the machine and returns when it is done. A short one runs on the
+event loop; one that is judged to take over a millisecond runs in a thread, and the machine belongs to
+that thread until it ends, whether or not its caller is still there. What has begun is completed; what
+has not begun when its caller goes away (cancelled, deadline passed) is dropped.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final, TypeVar
+
+from contigmm_server.failures import ErrorReason, exhausted
+
+SHORT_US: Final = 1000
+"""Work judged to take longer leaves the event loop."""
+
+T = TypeVar("T")
+
+
+class CommandQueue:
+    """Commands of one machine, in the order in which they came."""
+
+    def __init__(self, executor: Executor, *, limit: int, settle: Callable[[], None]) -> None:
+        """Make an empty queue.
+
+        Args:
+            executor: Threads for what is long.
+            limit: Most commands waiting; one more is RESOURCE_EXHAUSTED.
+            settle: Called on the event loop when a command has ended, before the next begins.
+        """
+        self._executor = executor
+        self._limit = limit
+        self._settle = settle
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._busy = False
+        self.depth_max = 0
+        """Most commands that ever waited or ran at once."""
+
+    @property
+    def depth(self) -> int:
+        """Commands waiting or running."""
+        return len(self._waiting) + self._busy
+
+    async def run(self, work: Callable[[], T], *, cost_us: float) -> T:
+        """Run ``work`` when its turn comes, at once if the machine is idle.
+
+        Raises:
+            ServiceError: RESOURCE_EXHAUSTED, too many are waiting; or what ``work`` raises.
+        """
+        if self._busy:
+            self._check_room()
+            await self._turn()
+        else:
+            self._busy = True
+        return await self._run(work, cost_us)
+
+    async def run_in_turn(self, work: Callable[[], T], *, cost_us: float) -> T:
+        """Run ``work`` behind everything that has arrived by now, so that ``depth`` counts it all.
+
+        Raises:
+            ServiceError: As :meth:`run`.
+        """
+        self._check_room()
+        await self._turn()
+        return await self._run(work, cost_us)
+
+    async def run_ordered(self, work: Callable[[], T], *, cost_us: float) -> T:
+        """Run ``work`` past the limit if need be: for what the service itself orders."""
+        await self._turn()
+        return await self._run(work, cost_us)
+
+    def _check_room(self) -> None:
+        if len(self._waiting) >= self._limit:
+            raise exhausted(
+                ErrorReason.ERROR_REASON_QUEUE_FULL,
+                f"{self._limit} commands are waiting for this machine",
+            )
+
+    async def _turn(self) -> None:
+        """Wait until the machine is this caller's."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        self.depth_max = max(self.depth_max, self.depth)
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._grant)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was granted in the same moment
+                self._release()
+            raise
+
+    async def _run(self, work: Callable[[], T], cost_us: float) -> T:
+        if cost_us < SHORT_US:
+            try:
+                return work()
+            finally:
+                self._release()
+        running = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        running.add_done_callback(lambda _: self._release())
+        return await asyncio.shield(running)
+
+    def _release(self) -> None:
+        self._settle()
+        self._grant()
+
+    def _grant(self) -> None:
+        """Give the machine to the next who still waits for it."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._busy = False

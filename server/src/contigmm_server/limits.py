@@ -1,0 +1,41 @@
+"""What one server takes on before it says no."""
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+CHUNK_BYTES = MIB
+"""Most bytes of payload in one message of a bulk answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a server; GetServer tells them."""
+
+    machines: int = 16
+    frames: int = 1 << 29
+    """Frames of one machine: 2 TiB."""
+    queue: int = 1024
+    """Commands that wait for one machine."""
+    message_bytes: int = 4 * MIB
+    """One message received."""
+    metadata_bytes: int = 16 * KIB
+    rpcs: int = 4096
+    """Calls in progress, streams included."""
+    streams_per_connection: int = 1024
+    upload_packed_bytes: int = 64 * MIB
+    upload_unpacked_bytes: int = 512 * MIB
+    read_bytes: int = 64 * KIB
+    """One ``read`` operation."""
+    batch_read_bytes: int = MIB
+    """All ``read`` operations of one batch."""
+    replies: int = 65_536
+    """Request ids that a machine remembers."""
+    reply_bytes: int = 64 * MIB
+    """Answers kept for them."""
+    sessions: int = 1024
+    """Sessions without a stream that a machine remembers."""
+    session_kept_operations: int = 4 * 4096
+    """Operations of a session whose answers are kept for a client that comes back."""
+    page_of_processes: int = 1000
+    page_of_machines: int = 100
