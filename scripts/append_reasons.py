@@ -1,7 +1,7 @@
 """Appends to reason.proto the members of ``contigmm.errors.Reason`` that it lacks.
 
-Numbers are given in order of appearance and are never used again: a member that the library has lost
-keeps its line. With ``--check`` nothing is written and a missing member is an error.
+Numbers are given in order of appearance and are never used again: a member that the library has
+lost keeps its line. With ``--check`` nothing is written and a missing member is an error.
 """
 
 import re
@@ -22,9 +22,9 @@ def missing(text: str) -> list[Reason]:
 
 def appended(text: str, reasons: list[Reason]) -> str:
     """The proto ``text`` with ``reasons`` behind its last value."""
-    number = max(int(value) for _, value in VALUE.findall(text))
+    last = max(int(value) for _, value in VALUE.findall(text))
     lines = ""
-    for number, reason in enumerate(reasons, number + 1):
+    for number, reason in enumerate(reasons, last + 1):
         lines += f"  // {sentence(reason)}\n  REASON_{reason.name} = {number};\n"
     end = text.rindex("}")
     return text[:end] + lines + text[end:]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from contigmm.procfs import counters, zones
 from contigmm.procfs.counters import NODE_STATS
 from contigmm.procfs.zones import MIGRATETYPE_NAMES, NR_PAGE_ORDERS, Pageset, ZoneView
