@@ -1,0 +1,1 @@
+"""The load generator: many simulated processes, driven over gRPC, contend for one machine."""

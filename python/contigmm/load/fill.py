@@ -1,0 +1,281 @@
+"""Makes a described machine as full, and as worn, as a load wants it, before it is booted.
+
+Memory is taken by page cache that has owners: frames of background files, which a reclaim could
+drop. Cache that took single pages would use up the small blocks first and so undo fragmentation;
+this one takes the same share of the blocks of every order and migratetype, so that what remains
+free is as broken up as before.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contigmm.description import (
+    FrameRuns,
+    FreeBlocks,
+    Layout,
+    MachineDescription,
+    OwnerDescription,
+    OwnerKind,
+    PageClass,
+    ZoneDescription,
+)
+
+FILE_FRAMES: Final = 1 << 14
+"""Frames of one file of the cache: 64 MiB."""
+
+_BATCH_FRAMES: Final = 1 << 22
+
+_SPARSEST: Final = 7
+"""Aged blocks lose one frame in 2 to one in 2**7."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What was done to a description."""
+
+    description: MachineDescription
+    aged_frames: int
+    """Frames that ageing took, one here and one there."""
+    cache_frames: int
+    """Frames that filling took, in whole blocks."""
+    nr_files: int
+
+    @property
+    def usable_frames(self) -> int:
+        """Frames that user space can get before a watermark refuses."""
+        description = self.description
+        return sum(
+            max(0, _free_frames(description, zone) - _floor(description, zone))
+            for zone in description.zones
+        )
+
+
+def prepare(description: MachineDescription, *, occupancy: float, age: float, seed: int) -> Filling:
+    """Return ``description`` aged by the share ``age`` and filled up to ``occupancy``.
+
+    ``age`` is the share of free memory, 0 to 1, whose blocks are broken by scattered single pages.
+    ``occupancy`` is the share of managed memory in use afterwards, 0 to 1. Zones are not filled
+    below what their watermarks and reserves keep from user space, and never emptied: a machine that
+    is fuller already stays as it is.
+    """
+    if description.layout is None:
+        raise ValueError("a machine without a layout has nothing to be filled")
+    rng = np.random.default_rng([seed, 0x10AD])
+    taken_by_ageing, description = _aged(description, age, rng)
+    taken, free_left = _cache_blocks(description, occupancy, rng)
+    description = _with_layout(description, taken, free_left, "load-cache")
+    added = description.layout.owners if description.layout else ()
+    return Filling(
+        description,
+        aged_frames=taken_by_ageing,
+        cache_frames=int((np.uint64(1) << taken.order.astype(np.uint64)).sum()),
+        nr_files=sum(owner.name.startswith("load-") for owner in added),
+    )
+
+
+# ---- filling ----
+
+
+def _cache_blocks(
+    description: MachineDescription, occupancy: float, rng: np.random.Generator
+) -> tuple[FreeBlocks, FreeBlocks]:
+    """Split the free blocks into those the cache takes and those it leaves."""
+    free = _layout(description).free
+    to_leave = round((1 - occupancy) * description.managed)
+    above = {
+        zone.key: max(0, _free_frames(description, zone) - _floor(description, zone))
+        for zone in description.zones
+    }
+    to_take = sum(_free_frames(description, zone) for zone in description.zones) - to_leave
+    share = min(max(to_take, 0) / max(sum(above.values()), 1), 1.0)
+    taken = np.zeros(len(free.pfn), dtype=np.bool_)
+    for zone in description.zones:
+        inside = _inside(zone, free)
+        nr_free = int(_frames_of(free.order[inside]).sum())
+        if nr_free:
+            taken |= _sample(free, inside, share * above[zone.key] / nr_free, rng)
+    return _rows(free, taken), _rows(free, ~taken)
+
+
+def _sample(
+    free: FreeBlocks, inside: NDArray[np.bool_], share: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Choose ``share`` of the blocks of each order and migratetype, large orders first.
+
+    Blocks are whole, so what one kind has given too much or too little the next makes up for.
+    """
+    taken = np.zeros(len(free.pfn), dtype=np.bool_)
+    kind = free.order.astype(np.int64) << 8 | free.migratetype
+    owed = 0.0
+    for value in np.unique(kind[inside])[::-1]:
+        rows = np.flatnonzero(inside & (kind == value))
+        block_frames = 1 << (int(value) >> 8)
+        owed += share * len(rows) * block_frames
+        nr_taken = min(max(round(owed / block_frames), 0), len(rows))
+        owed -= nr_taken * block_frames
+        taken[rng.permutation(rows)[:nr_taken]] = True
+    return taken
+
+
+def _floor(description: MachineDescription, zone: ZoneDescription) -> int:
+    """Frames of a zone that user space does not get: min watermark and lowmem reserve.
+
+    mm/page_alloc.c:__zone_watermark_ok(), v6.12. A source that does not tell watermarks leaves
+    them to the machine; here they then count as one frame in 256.
+    """
+    minimum = zone.watermark_min
+    reserve = max(zone.protection, default=0) if zone.protection else 0
+    return (zone.managed >> 8 if minimum is None else minimum) + reserve
+
+
+# ---- ageing ----
+
+
+def _aged(
+    description: MachineDescription, age: float, rng: np.random.Generator
+) -> tuple[int, MachineDescription]:
+    """Break the share ``age`` of free memory by scattered pages of cache."""
+    free = _layout(description).free
+    chosen = np.zeros(len(free.pfn), dtype=np.bool_)
+    for zone in description.zones:
+        chosen |= _sample(free, _inside(zone, free) & (free.order > 0), age, rng)
+    if not chosen.any():
+        return 0, description
+    taken, left = zip(*_broken(_rows(free, chosen), rng), strict=True)
+    single = _joined(taken)
+    remaining = _joined([_rows(free, ~chosen), *left])
+    return len(single.pfn), _with_layout(description, single, remaining, "load-aged")
+
+
+def _broken(
+    blocks: FreeBlocks, rng: np.random.Generator
+) -> Iterator[tuple[FreeBlocks, FreeBlocks]]:
+    """Yield, some blocks at a time, the single frames taken and the free blocks left."""
+    for order, rows in _batches(blocks):
+        sparsity = rng.integers(1, _SPARSEST + 1, len(rows.pfn))
+        used = rng.random((len(rows.pfn), 1 << order)) < (0.5**sparsity)[:, np.newaxis]
+        which, offset = np.nonzero(used)
+        taken = _blocks(rows, which, offset.astype(np.uint32), 0)
+        yield taken, _joined(list(_maximal(rows, ~used, order)))
+
+
+def _batches(blocks: FreeBlocks) -> Iterator[tuple[int, FreeBlocks]]:
+    """Yield blocks of one order, at most 4 Mi frames at a time: frames are drawn one by one."""
+    for order in np.unique(blocks.order).tolist():
+        rows = np.flatnonzero(blocks.order == order)
+        step = _BATCH_FRAMES >> order
+        for begin in range(0, len(rows), step):
+            batch = rows[begin : begin + step]
+            yield (
+                order,
+                FreeBlocks(blocks.pfn[batch], blocks.order[batch], blocks.migratetype[batch]),
+            )
+
+
+def _maximal(rows: FreeBlocks, free: NDArray[np.bool_], order: int) -> Iterator[FreeBlocks]:
+    """Yield, by order, the largest aligned blocks that the ``free`` frames of each row make."""
+    for low in range(order + 1):
+        if low < order:
+            both = free[:, 0::2] & free[:, 1::2]
+            alone = free & ~np.repeat(both, 2, axis=1)
+        else:
+            both, alone = free, free
+        which, place = np.nonzero(alone)
+        yield _blocks(rows, which, (place << low).astype(np.uint32), low)
+        free = both
+
+
+def _blocks(
+    rows: FreeBlocks, which: NDArray[np.int64], offset: NDArray[np.uint32], order: int
+) -> FreeBlocks:
+    pfn = (rows.pfn[which] + offset).astype(np.uint32)
+    return FreeBlocks(
+        pfn, np.full(len(pfn), order, np.uint8), rows.migratetype[which].astype(np.uint8)
+    )
+
+
+# ---- layouts ----
+
+
+def _with_layout(
+    description: MachineDescription, taken: FreeBlocks, left: FreeBlocks, name: str
+) -> MachineDescription:
+    """Give the ``taken`` blocks to files called ``name-N`` and keep the ``left`` ones free."""
+    if not len(taken.pfn):
+        return description
+    layout = _layout(description)
+    nr = _frames_of(taken.order)
+    before = np.concatenate([[0], np.cumsum(nr)[:-1]])
+    file = before // FILE_FRAMES
+    starts = np.flatnonzero(np.concatenate([[True], file[1:] != file[:-1]]))
+    index = before - np.repeat(before[starts], np.diff(np.append(starts, len(file))))
+    number = np.cumsum(np.concatenate([[0], file[1:] != file[:-1]]))
+    rows = len(taken.pfn)
+    frames = FrameRuns(
+        start=taken.pfn,
+        nr=nr.astype(np.uint32),
+        page_class=np.full(rows, PageClass.FILE, np.uint8),
+        order=np.zeros(rows, np.uint8),
+        flags=np.zeros(rows, np.uint8),
+        owner=(len(layout.owners) + number).astype(np.uint32),
+        index=index.astype(np.uint32),
+    )
+    owners = tuple(
+        OwnerDescription(OwnerKind.FILE, f"{name}-{file}") for file in range(int(number[-1]) + 1)
+    )
+    changed = Layout(
+        frames=_runs_joined(layout.frames, frames),
+        free=left,
+        pcp=layout.pcp,
+        pageblock_type=layout.pageblock_type,
+        owners=layout.owners + owners,
+    )
+    return replace(description, layout=changed)
+
+
+def _layout(description: MachineDescription) -> Layout:
+    if description.layout is None:
+        raise ValueError("the description has no layout")
+    return description.layout
+
+
+def _free_frames(description: MachineDescription, zone: ZoneDescription) -> int:
+    free = _layout(description).free
+    return int(_frames_of(free.order[_inside(zone, free)]).sum())
+
+
+def _frames_of(order: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.int64(1) << order.astype(np.int64)
+
+
+def _inside(zone: ZoneDescription, free: FreeBlocks) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (free.pfn >= zone.start_pfn) & (free.pfn < zone.end_pfn)
+    return inside
+
+
+def _rows(free: FreeBlocks, mask: NDArray[np.bool_]) -> FreeBlocks:
+    return FreeBlocks(free.pfn[mask], free.order[mask], free.migratetype[mask])
+
+
+def _joined(parts: list[FreeBlocks] | tuple[FreeBlocks, ...]) -> FreeBlocks:
+    return FreeBlocks(
+        np.concatenate([part.pfn for part in parts]),
+        np.concatenate([part.order for part in parts]),
+        np.concatenate([part.migratetype for part in parts]),
+    )
+
+
+def _runs_joined(one: FrameRuns, other: FrameRuns) -> FrameRuns:
+    return FrameRuns(
+        start=np.concatenate([one.start, other.start]),
+        nr=np.concatenate([one.nr, other.nr]),
+        page_class=np.concatenate([one.page_class, other.page_class]),
+        order=np.concatenate([one.order, other.order]),
+        flags=np.concatenate([one.flags, other.flags]),
+        owner=np.concatenate([one.owner, other.owner]),
+        index=np.concatenate([one.index, other.index]),
+    )

@@ -1,0 +1,163 @@
+"""Who owns which frame, rebuilt from views alone, and whether any frame was lost or given twice.
+
+Nothing here trusts the allocator: frames are told from pagemaps as an outsider reads them, and
+compared with what every frame was before the load began.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+PM_PRESENT: Final = 1 << 63  # fs/proc/task_mmu.c, v6.12
+PM_PFRAME_MASK: Final = (1 << 55) - 1  # fs/proc/task_mmu.c, v6.12
+
+FREE_CLASSES: Final = frozenset({"free", "pcp"})
+"""Frames that belong to nobody: on a buddy list, or on a CPU's list in front of it."""
+
+Pfns = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class FrameStates:
+    """What every frame of a machine is at one moment: runs of frames of one class, by pfn."""
+
+    machine_seq: int
+    first: NDArray[np.uint64]
+    count: NDArray[np.uint64]
+    frame_class: NDArray[np.uint8]
+    """Index in ``class_names``."""
+    class_names: tuple[str, ...]
+
+    @property
+    def nr_frames(self) -> int:
+        """Frames described, each as often as it is."""
+        return int(self.count.sum())
+
+    def nr_in_two_states(self) -> int:
+        """Count the frames that two runs describe."""
+        order = np.argsort(self.first, kind="stable")
+        first = self.first[order].astype(np.int64)
+        end = first + self.count[order].astype(np.int64)
+        covered_to = np.maximum.accumulate(end)[:-1]
+        shared = np.minimum(covered_to, end[1:]) - first[1:]
+        return int(np.maximum(shared, 0).sum())
+
+    def is_free(self, pfns: Pfns) -> NDArray[np.bool_]:
+        """Tell of each frame whether nobody has it. A frame that is in no run is not free."""
+        order = np.argsort(self.first, kind="stable")
+        first, count = self.first[order], self.count[order]
+        place = np.searchsorted(first, pfns, side="right").astype(np.int64) - 1
+        inside = place >= 0
+        safe = place.clip(min=0)
+        inside &= pfns < first[safe] + count[safe]
+        free: NDArray[np.bool_] = inside & self._free_classes()[self.frame_class[order][safe]]
+        return free
+
+    def canonical(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], tuple[str, ...]]:
+        """Return first frames, counts and classes of maximal runs, both kinds of free as one.
+
+        Equal states give equal results, however the view cut its runs.
+        """
+        names = np.array(
+            ["free" if name in FREE_CLASSES else name for name in self.class_names], dtype=object
+        )
+        order = np.argsort(self.first, kind="stable")
+        first, count = self.first[order], self.count[order]
+        labels = names[self.frame_class[order]]
+        if not len(first):
+            return first, count, ()
+        joins = (first[1:] == first[:-1] + count[:-1]) & (labels[1:] == labels[:-1])
+        starts = np.concatenate([[True], ~joins])
+        ends = np.flatnonzero(np.concatenate([~joins, [True]]))
+        run_first = first[starts]
+        return run_first, first[ends] + count[ends] - run_first, tuple(labels[starts])
+
+    def _free_classes(self) -> NDArray[np.bool_]:
+        return np.array([name in FREE_CLASSES for name in self.class_names], dtype=np.bool_)
+
+
+def present_frames(entries: NDArray[np.uint64]) -> Pfns:
+    """Return the frames that entries of ``/proc/PID/pagemap`` name, in the entries' order."""
+    present = entries[(entries & np.uint64(PM_PRESENT)) != 0]
+    frames: Pfns = present & np.uint64(PM_PFRAME_MASK)
+    return frames
+
+
+def owned_twice(frames_by_process: Mapping[int, Pfns], start: FrameStates) -> Pfns:
+    """Return the frames that have more than one owner among processes that share nothing.
+
+    A second owner is another process, another page of the same process, or whoever had the frame
+    at the ``start``, when these processes had none.
+    """
+    if not frames_by_process:
+        return np.zeros(0, dtype=np.uint64)
+    frames, times = np.unique(np.concatenate(list(frames_by_process.values())), return_counts=True)
+    twice: Pfns = frames[(times > 1) | ~start.is_free(frames)]
+    return twice
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The machine before the load and after it, when all its processes have exited."""
+
+    start: FrameStates
+    end: FrameStates
+    start_owners: Mapping[int, Pfns]
+    """Frames of each process that the machine came with, in the order of its addresses."""
+    end_owners: Mapping[int, Pfns]
+
+    def violations(self) -> list[str]:
+        """Say what was not conserved, a sentence each; nothing if all was.
+
+        With frames migrated or reclaimed meanwhile this is not the question to ask.
+        """
+        return [
+            *_states_violations(self.start, self.end),
+            *_owner_violations(self.start_owners, self.end_owners),
+        ]
+
+
+def _states_violations(start: FrameStates, end: FrameStates) -> list[str]:
+    found = []
+    if nr_twice := end.nr_in_two_states():
+        found.append(f"{nr_twice} frames are in two states at once")
+    if end.nr_frames != start.nr_frames:
+        found.append(f"the machine had {start.nr_frames} frames and has {end.nr_frames}")
+    before, after = start.canonical(), end.canonical()
+    same = len(before[0]) == len(after[0]) and all(
+        np.array_equal(np.asarray(one), np.asarray(other))
+        for one, other in zip(before, after, strict=True)
+    )
+    if not same:
+        pfn = _first_difference(before, after)
+        found.append(f"frame {pfn} is not what it was before the load")
+    return found
+
+
+def _first_difference(
+    before: tuple[NDArray[np.uint64], NDArray[np.uint64], Sequence[str]],
+    after: tuple[NDArray[np.uint64], NDArray[np.uint64], Sequence[str]],
+) -> int:
+    rows = zip(zip(*before, strict=True), zip(*after, strict=True), strict=False)
+    for (first, count, name), (other_first, other_count, other_name) in rows:
+        if first != other_first or name != other_name:
+            return int(min(first, other_first))
+        if count != other_count:
+            return int(first + min(count, other_count))
+    longer = max(before[0], after[0], key=len)
+    return int(longer[min(len(before[0]), len(after[0]))])
+
+
+def _owner_violations(start: Mapping[int, Pfns], end: Mapping[int, Pfns]) -> list[str]:
+    found = [
+        f"process {process}, which the machine came with, no longer has the frames it had"
+        for process in sorted(start)
+        if process not in end or not np.array_equal(start[process], end[process])
+    ]
+    found += [
+        f"process {process} has outlived the load" for process in sorted(set(end) - set(start))
+    ]
+    return found

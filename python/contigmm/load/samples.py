@@ -1,0 +1,125 @@
+"""What a generator process saw of each call, in columns, and what can be told from them alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_COMMANDS: Final = 100
+"""Commands in a row among which the commands of many processes should be."""
+
+
+class Kind(IntEnum):
+    """What a simulated process does with memory, in turn."""
+
+    MAP = 0
+    TOUCH = 1
+    UNMAP = 2
+
+
+SAMPLE: Final = np.dtype(
+    [
+        ("seq", "<u8"),  # position in the machine's one order
+        ("begin_ns", "<i8"),  # CLOCK_MONOTONIC, one for all processes of a computer
+        ("end_ns", "<i8"),
+        ("process", "<u4"),  # index of the simulated process in the load, not its id
+        ("errno", "<u2"),  # Linux's; 0: done
+        ("reason", "<u2"),  # index in the chunk's `reasons`
+        ("kind", "u1"),
+        ("size_index", "u1"),
+    ]
+)
+"""One call. 34 bytes, all of which are kept until the report."""
+
+Samples = NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Calls that a generator has seen answered since its last chunk."""
+
+    samples: Samples
+    reasons: tuple[str, ...]
+    """What the column ``reason`` counts: ``""`` first, then Reasons."""
+
+
+class Recorder:
+    """Collects the calls of one generator process and hands them over in chunks."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[int, int, int, int, int, int, int, int]] = []
+        self._reasons: dict[str, int] = {"": 0}
+
+    def record(
+        self,
+        *,
+        seq: int,
+        begin_ns: int,
+        end_ns: int,
+        process: int,
+        errno: int,
+        reason: str,
+        kind: Kind,
+        size_index: int,
+    ) -> None:
+        """Note one answered call."""
+        code = self._reasons.setdefault(reason, len(self._reasons))
+        self._rows.append((seq, begin_ns, end_ns, process, errno, code, kind, size_index))
+
+    def take(self) -> Chunk:
+        """Return the calls noted since the last time."""
+        samples = np.array(self._rows, dtype=SAMPLE)
+        self._rows.clear()
+        return Chunk(samples, tuple(self._reasons))
+
+
+def jain_fairness(shares: Sequence[int]) -> float:
+    """Return Jain's index of how evenly ``shares`` are given: 1 all alike, 1/n all to one.
+
+    With nothing given to anybody it is 1: nobody was preferred.
+    """
+    squares = sum(share * share for share in shares)
+    return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
+
+
+def distinct_in_windows(samples: Samples, window: int = WINDOW_COMMANDS) -> NDArray[np.int64]:
+    """Count the processes among each ``window`` commands that follow each other in the machine.
+
+    The windows slide by one command. Fewer commands than a window count as one window.
+    """
+    if not len(samples):
+        return np.zeros(0, dtype=np.int64)
+    order = np.argsort(samples["seq"], kind="stable")
+    processes = samples["process"][order]
+    # A command is new in its window if its process's last command before lies outside of it.
+    positions = np.lexsort((np.arange(len(processes)), processes))
+    same = processes[positions][1:] == processes[positions][:-1]
+    last_before = np.full(len(processes), -1, dtype=np.int64)
+    last_before[positions[1:][same]] = positions[:-1][same]
+    nr_windows = max(len(processes) - window + 1, 1)
+    change = np.zeros(len(processes) + 1, dtype=np.int64)
+    index = np.arange(len(processes))
+    # Command i is the first of its process in the windows that begin in (last_before, i].
+    first = np.maximum(last_before + 1, index - window + 1).clip(min=0)
+    np.add.at(change, first, 1)
+    np.add.at(change, index + 1, -1)
+    counts: NDArray[np.int64] = np.cumsum(change)[:nr_windows]
+    return counts
+
+
+def most_in_flight(samples: Samples) -> int:
+    """Return how many calls were sent and not yet answered at once, over all generators."""
+    if not len(samples):
+        return 0
+    times = np.concatenate([samples["begin_ns"], samples["end_ns"]])
+    steps = np.concatenate([np.ones(len(samples), np.int64), -np.ones(len(samples), np.int64)])
+    order = np.lexsort((steps, times))  # at one instant an end comes before a beginning
+    return int(np.cumsum(steps[order]).max())
+
+
+def mean_in_flight(samples: Samples, duration_ns: int) -> float:
+    """Return the mean number of calls in flight, by Little's law."""
+    return float((samples["end_ns"] - samples["begin_ns"]).sum()) / max(duration_ns, 1)

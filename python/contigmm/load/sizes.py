@@ -1,0 +1,153 @@
+"""What a load asks for: sizes with weights, and how long a mapping is held.
+
+Both are small grammars of the command line, read once, here.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from random import Random
+from typing import Final, Self
+
+from contigmm.errors import ContigmmError
+
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SIZE: Final = re.compile(r"(\d+)([KMG]?)(?:i?B)?(?::(\d+))?", re.IGNORECASE)
+_HOLD: Final = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+class LoadInputError(ContigmmError, ValueError):
+    """What was asked of the load generator cannot be understood."""
+
+
+def format_bytes(nr_bytes: int) -> str:
+    """Write a number of bytes in the largest unit that divides it: ``65536`` is ``64K``."""
+    for unit in ("G", "M", "K"):
+        if nr_bytes and nr_bytes % _UNITS[unit] == 0:
+            return f"{nr_bytes // _UNITS[unit]}{unit}"
+    return str(nr_bytes)
+
+
+@dataclass(frozen=True)
+class SizeMix:
+    """Sizes of mappings, in bytes and ascending, and how often each is asked for."""
+
+    sizes_bytes: tuple[int, ...]
+    weights: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``64K:50,2M:30,4M:20``: size, colon, weight; a weight left out is 1.
+
+        Raises:
+            LoadInputError: The text is no such list, or names a size twice.
+        """
+        weights: dict[int, int] = {}
+        for part in text.split(","):
+            match = _SIZE.fullmatch(part.strip())
+            if match is None:
+                raise LoadInputError(f"{part.strip()!r} is no size with a weight, such as 64K:50")
+            size_bytes = int(match[1]) * _UNITS[match[2].upper()]
+            weight = int(match[3] or 1)
+            if size_bytes == 0 or weight == 0:
+                raise LoadInputError(f"{part.strip()!r}: a size and a weight are at least 1")
+            if size_bytes in weights:
+                raise LoadInputError(f"the size {format_bytes(size_bytes)} is named twice")
+            weights[size_bytes] = weight
+        ordered = sorted(weights.items())
+        return cls(tuple(size for size, _ in ordered), tuple(weight for _, weight in ordered))
+
+    @property
+    def mean_bytes(self) -> float:
+        """The mean size of a request."""
+        pairs = zip(self.sizes_bytes, self.weights, strict=True)
+        return sum(size * weight for size, weight in pairs) / sum(self.weights)
+
+    @property
+    def cumulative(self) -> tuple[float, ...]:
+        """Upper bounds of the shares of 0..1 that the sizes have, in order."""
+        total = sum(self.weights)
+        return tuple(bound / total for bound in accumulate(self.weights))
+
+    def __str__(self) -> str:
+        """Return what :meth:`parse` reads."""
+        pairs = zip(self.sizes_bytes, self.weights, strict=True)
+        return ",".join(f"{format_bytes(size)}:{weight}" for size, weight in pairs)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """How long a process keeps a mapping: between ``low`` and ``high`` of its own next requests.
+
+    Counted in requests, not in seconds, so that what is held at once, and with it how often memory
+    runs out, does not depend on the speed of the machine that runs the load.
+    """
+
+    low: int
+    high: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``8-64``, or ``32``: between half of it and one and a half times as much.
+
+        Raises:
+            LoadInputError: The text is neither.
+        """
+        match = _HOLD.fullmatch(text.strip())
+        if match is None:
+            raise LoadInputError(
+                f"{text!r} is no number of requests to hold for, nor a range as 8-64"
+            )
+        if match[2] is None:
+            return cls.around(int(match[1]))
+        low, high = int(match[1]), int(match[2])
+        if not 1 <= low <= high:
+            raise LoadInputError(f"{text!r}: the range to hold for goes from 1 or more upwards")
+        return cls(low, high)
+
+    @classmethod
+    def around(cls, mean: float) -> Self:
+        """Return the range from half of ``mean`` to one and a half times as much, at least 1."""
+        low = max(1, round(mean / 2))
+        return cls(low, max(low, round(mean * 3 / 2)))
+
+    @property
+    def mean(self) -> float:
+        """Mean number of requests."""
+        return (self.low + self.high) / 2
+
+    def __str__(self) -> str:
+        """Return what :meth:`parse` reads."""
+        return f"{self.low}-{self.high}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One step of a simulated process: what it maps, and for how many steps it keeps it."""
+
+    size_index: int
+    hold_requests: int
+
+
+class Script:
+    """The endless list of one process's requests, drawn from the seed and nothing else."""
+
+    def __init__(self, *, seed: int, process_index: int, mix: SizeMix, hold: Hold) -> None:
+        # Of Random only seeding and random() are promised to be the same in every Python.
+        self._random = Random(f"contigmm load {seed} {process_index}")
+        self._bounds = mix.cumulative
+        self._hold = hold
+
+    def next_request(self) -> Request:
+        """Draw the next request."""
+        size_index = bisect_right(self._bounds, self._random.random())
+        span = self._hold.high - self._hold.low + 1
+        held = self._hold.low + int(self._random.random() * span)
+        return Request(min(size_index, len(self._bounds) - 1), held)
+
+
+def draw(requests: int, scripts: Sequence[Script]) -> list[list[Request]]:
+    """Return the first requests of every script: what a run of that length asks for."""
+    return [[script.next_request() for _ in range(requests)] for script in scripts]
