@@ -4,10 +4,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::clock::{Clocks, CostModel};
+use crate::fallback::Tuning;
 use crate::free_area::{FreeArea, Side};
 use crate::mem_map::{MemMap, PageClass, aligned_blocks};
 use crate::memory::Memory;
-use crate::units::{MigrateType, NodeId, Pfn, ZoneId, ZoneKind};
+use crate::pcp::{Pcp, PcpLimits};
+use crate::units::{MigrateType, NodeId, PAGEBLOCK_NR_PAGES, Pfn, ZoneId, ZoneKind};
 use crate::vmstat::{NumaStat, VmStat};
 use crate::watermark::{self, Watermarks};
 use crate::zone::Zone;
@@ -50,6 +52,9 @@ pub struct ZoneSpec {
     /// `lowmem_reserve` by zone kind, else computed.
     #[serde(default)]
     pub lowmem_reserve: Option<[u64; ZoneKind::COUNT]>,
+    /// Limits of the per-CPU lists, else computed.
+    #[serde(default)]
+    pub pcp_limits: Option<PcpLimits>,
 }
 
 /// Per-CPU lists.
@@ -62,6 +67,8 @@ pub struct PcpSpec {
     pub high_fraction: u32,
     /// Split one block once at a refill and hand out the run: the same frames, sooner.
     pub run_refill: bool,
+    /// `PCPF_FREE_HIGH_BATCH`: each CPU's slice of the data caches holds more than three batches.
+    pub free_high_batch: bool,
 }
 
 impl Default for PcpSpec {
@@ -70,6 +77,7 @@ impl Default for PcpSpec {
             enabled: true,
             high_fraction: 0,
             run_refill: true,
+            free_high_batch: true,
         }
     }
 }
@@ -321,6 +329,12 @@ impl Memory {
             .map(|node| cpu_nodes.iter().any(|cpu| usize::from(cpu.0) == node))
             .collect();
         let zonelists = Zonelists::build(&zones, &distances, &has_cpus);
+        let managed: u64 = zones.iter().map(|zone: &Zone| zone.managed).sum();
+        let pageblocks_by_type = u64::from(PAGEBLOCK_NR_PAGES) * MigrateType::COUNT as u64;
+        let tuning = Tuning {
+            watermark_boost_factor: spec.watermark_boost_factor,
+            mobility_disabled: managed < pageblocks_by_type,
+        };
         let mut memory = Self {
             map,
             zones,
@@ -328,14 +342,15 @@ impl Memory {
             cpu_nodes,
             clock: Clocks::new(spec.nr_cpus, spec.costs),
             vmstat: VmStat::default(),
+            tuning,
             spec: spec.clone(),
         };
-        memory.setup_watermarks();
+        memory.setup_limits();
         Ok(memory)
     }
 
-    /// Watermarks and reserves of every zone, given or computed.
-    fn setup_watermarks(&mut self) {
+    /// Watermarks, reserves and per-CPU limits of every zone, given or computed.
+    fn setup_limits(&mut self) {
         let kbytes = self
             .spec
             .min_free_kbytes
@@ -352,6 +367,23 @@ impl Memory {
             }
             if let Some(reserve) = spec.lowmem_reserve {
                 zone.lowmem_reserve = reserve;
+            }
+            let on_node = self
+                .cpu_nodes
+                .iter()
+                .filter(|&&node| node == zone.node)
+                .count();
+            let cpus = (
+                u32::try_from(on_node).expect("CPUs are u16"),
+                u32::from(self.spec.nr_cpus),
+            );
+            zone.pcp_limits = spec.pcp_limits.unwrap_or_else(|| {
+                let low = zone.watermark.low;
+                PcpLimits::compute(zone.managed, low, cpus, self.spec.pcp.high_fraction)
+            });
+            zone.free_high_batch = self.spec.pcp.free_high_batch;
+            if self.spec.pcp.enabled {
+                zone.pcps = vec![Pcp::default(); usize::from(self.spec.nr_cpus)];
             }
         }
     }
@@ -442,6 +474,9 @@ fn boot_zone(
         below_high: false,
         boosted_watermark: false,
         reclaim_active: false,
+        pcps: Vec::new(),
+        pcp_limits: PcpLimits::default(),
+        free_high_batch: true,
         lock_free_at_ns: 0,
         numa: NumaStat::default(),
     };

@@ -150,4 +150,46 @@ impl FreeArea {
         self.unlink(map, pfn, order, mt);
         map.clear_head(pfn, order);
     }
+
+    /// Moves a free block to the tail of another list: `move_to_free_list()`.
+    pub(crate) fn move_to_tail(
+        &mut self,
+        map: &mut MemMap,
+        pfn: Pfn,
+        order: Order,
+        from: MigrateType,
+        to: MigrateType,
+    ) {
+        self.unlink(map, pfn, order, from);
+        self.link(map, pfn, order, to, Side::Tail);
+    }
+
+    /// The blocks of a list, head first.
+    pub(crate) fn iter<'a>(
+        &'a self,
+        map: &'a MemMap,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> impl Iterator<Item = Pfn> + 'a {
+        let mut next = self.lists[order.index()][migratetype.index()].head;
+        std::iter::from_fn(move || {
+            (next != NONE).then(|| {
+                let pfn = Pfn(next);
+                next = map.link(next, order)[NEXT];
+                pfn
+            })
+        })
+    }
+
+    /// Last block of a list.
+    pub(crate) fn last(&self, order: Order, migratetype: MigrateType) -> Option<Pfn> {
+        let tail = self.lists[order.index()][migratetype.index()].tail;
+        (tail != NONE).then_some(Pfn(tail))
+    }
+
+    /// Previous link of a block on a list, for the invariant checker.
+    pub(crate) fn prev(map: &MemMap, pfn: Pfn, order: Order) -> Option<Pfn> {
+        let prev = map.link(pfn.0, order)[PREV];
+        (prev != NONE).then_some(Pfn(prev))
+    }
 }

@@ -277,6 +277,18 @@ impl MemMap {
         self.set_state(pfn, order, word(class, order));
     }
 
+    /// Marks the first frames of `nr` adjacent blocks.
+    pub(crate) fn set_heads(&mut self, start: Pfn, order: Order, nr: u32, class: PageClass) {
+        if order == Order::ZERO {
+            let first = start.0 as usize;
+            self.state[first..first + nr as usize].fill(word(class, order));
+            return;
+        }
+        for i in 0..nr {
+            self.set_head(Pfn(start.0 + (i << order.get())), order, class);
+        }
+    }
+
     /// Marks the first frame of a compound block: a folio.
     #[inline]
     pub(crate) fn set_compound(&mut self, pfn: Pfn, order: Order, class: PageClass) {
@@ -396,6 +408,26 @@ impl MemMap {
         for (pfn, order) in aligned_blocks(start, nr) {
             self.set_head(pfn, order, class);
         }
+    }
+
+    /// Tells whether no other block starts within this one.
+    pub(crate) fn is_bare_within(&self, pfn: Pfn, order: Order) -> bool {
+        let start = pfn.0 as usize;
+        let first = if self.is_hi(order) { start } else { start + 1 };
+        let lo = &self.state[first..start + order.nr_pages() as usize];
+        let second_hi = order == Order::MAX && self.is_hi(order);
+        let aligned_lo = !self.is_hi(order) && pfn.0 & (PAGEBLOCK_NR_PAGES - 1) == 0;
+        lo.iter().all(|&state| state == 0)
+            && !(second_hi && self.hi_state[pfn.pageblock() + 1] != 0)
+            && !(aligned_lo && self.hi_state[pfn.pageblock()] != 0)
+    }
+
+    /// Tells whether `nr` frames have neither flags nor counts.
+    pub(crate) fn counts_are_clear(&self, pfn: Pfn, nr: u32) -> bool {
+        let start = pfn.0 as usize;
+        self.meta[start..start + nr as usize]
+            .iter()
+            .all(|meta| *meta == [0; 3])
     }
 
     // ---- links: free list, or reverse map and cache index ------------------------------------

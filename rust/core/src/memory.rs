@@ -2,11 +2,23 @@
 
 use crate::boot::BootSpec;
 use crate::clock::Clocks;
+use crate::fallback::Tuning;
 use crate::mem_map::MemMap;
-use crate::units::{Cpu, MigrateType, NodeId, Order};
+use crate::units::{Cpu, MigrateType, NodeId, Order, Pfn, ZoneId};
 use crate::vmstat::VmStat;
 use crate::zone::Zone;
 use crate::zonelist::Zonelists;
+
+/// A block on a free list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeBlock {
+    /// First frame.
+    pub pfn: Pfn,
+    /// log2 of its frames.
+    pub order: Order,
+    /// The list it is on.
+    pub migratetype: MigrateType,
+}
 
 /// All physical memory of one machine, and who uses it. No locks: the caller serialises.
 #[derive(Clone, Debug)]
@@ -17,6 +29,7 @@ pub struct Memory {
     pub(crate) cpu_nodes: Vec<NodeId>,
     pub(crate) clock: Clocks,
     pub(crate) vmstat: VmStat,
+    pub(crate) tuning: Tuning,
     pub(crate) spec: BootSpec,
 }
 
@@ -66,6 +79,21 @@ impl Memory {
             counts
         };
         self.zones.iter().map(row).collect()
+    }
+
+    /// Every free block of a zone, list by list (by order, then migratetype), each list head first.
+    pub fn free_blocks(&self, zone: ZoneId) -> impl Iterator<Item = FreeBlock> + '_ {
+        let zone = &self.zones[zone.index()];
+        Order::all().flat_map(move |order| {
+            MigrateType::ALL.into_iter().flat_map(move |migratetype| {
+                let list = zone.free_area.iter(&self.map, order, migratetype);
+                list.map(move |pfn| FreeBlock {
+                    pfn,
+                    order,
+                    migratetype,
+                })
+            })
+        })
     }
 
     /// Free blocks by zone, migratetype and order: the first table of /proc/pagetypeinfo.

@@ -2,9 +2,11 @@
 //! mm/page_alloc.c v6.12.
 
 use crate::error::AllocError;
+use crate::fallback::{Fallback, RmqueueMode};
 use crate::gfp::Gfp;
 use crate::mem_map::{MemMap, PageClass, aligned_blocks};
 use crate::memory::Memory;
+use crate::pcp::{LockedWork, PcpRequest, pcp_allowed_order};
 use crate::units::{Cpu, MigrateType, NodeId, Order, Pfn, ZoneId, ZoneKind};
 use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, reserve_of};
@@ -115,14 +117,14 @@ impl Memory {
             "frame {} is freed while in use",
             pfn.0
         );
-        self.map.clear_head(pfn, order);
-        self.free_to_buddy(cpu, pfn, order);
-        self.vmstat
-            .count(VmEvent::PgFree, u64::from(order.nr_pages()));
+        self.free_unref_page(cpu, pfn, order);
     }
 
     /// Frees a run of single frames in the largest aligned blocks, so that no frame waits in a list
     /// of small ones. Each frame must be an allocated block of order 0.
+    ///
+    /// # Panics
+    /// When one is not: an invariant is broken.
     pub fn free_run(&mut self, cpu: Cpu, start: Pfn, nr: u32) {
         for (pfn, order) in aligned_blocks(start, nr) {
             for frame in pfn.0..pfn.0 + order.nr_pages() {
@@ -133,11 +135,47 @@ impl Memory {
                     head.class,
                     head.order.get(),
                 );
+                debug_assert!(
+                    self.map.meta_is_clear(Pfn(frame)),
+                    "frame {frame} is in use"
+                );
                 self.map.clear_head(Pfn(frame), Order::ZERO);
             }
-            self.free_to_buddy(cpu, pfn, order);
-            self.vmstat
-                .count(VmEvent::PgFree, u64::from(order.nr_pages()));
+            self.map.set_head(pfn, order, PageClass::Kernel);
+            self.free_unref_page(cpu, pfn, order);
+        }
+    }
+
+    /// Frees single frames one after the other, as the RFC gives back the tail of its block.
+    pub fn free_each(&mut self, cpu: Cpu, start: Pfn, nr: u32) {
+        for frame in start.0..start.0 + nr {
+            self.free_pages(cpu, Pfn(frame), Order::ZERO);
+        }
+    }
+
+    /// Gives the frames of every CPU's lists back to the buddy lists: `drain_all_pages()`, for one
+    /// zone or all.
+    pub fn drain_all_pages(&mut self, zone: Option<ZoneId>) {
+        for at in 0..self.zones.len() {
+            if zone.is_some_and(|id| id.index() != at) {
+                continue;
+            }
+            for cpu in 0..self.zones[at].pcps.len() {
+                let work = self.zones[at].drain_pcp(&mut self.map, cpu);
+                let cpu = Cpu(u16::try_from(cpu).expect("CPUs are u16"));
+                self.charge_locked(cpu, at, work);
+            }
+        }
+    }
+
+    /// What each CPU's periodic vmstat update does to its lists: `refresh_cpu_vm_stats()`,
+    /// mm/vmstat.c v6.12.
+    pub fn decay_pcp(&mut self, cpu: Cpu) {
+        for at in 0..self.zones.len() {
+            if usize::from(cpu.0) < self.zones[at].pcps.len() {
+                let work = self.zones[at].decay_pcp_high(&mut self.map, usize::from(cpu.0));
+                self.charge_locked(cpu, at, work);
+            }
         }
     }
 
@@ -173,7 +211,12 @@ impl Memory {
         let highest = gfp.highest_zone();
         let list = self.zonelists.get(node, gfp.has(Gfp::THISNODE), highest);
         let preferred = *list.first().ok_or(AllocError::OutOfMemory)?;
-        let migratetype = gfp.migratetype();
+        let grouped = !self.tuning.mobility_disabled;
+        let migratetype = if grouped {
+            gfp.migratetype()
+        } else {
+            MigrateType::Unmovable
+        };
         Ok(AllocContext {
             cpu,
             gfp,
@@ -254,20 +297,82 @@ impl Memory {
     /// `rmqueue()` and `prep_new_page()`.
     #[inline]
     fn rmqueue(&mut self, ac: &AllocContext, id: ZoneId, flags: AllocFlags) -> Option<Pfn> {
-        let pfn = self.rmqueue_buddy(ac, id, flags)?;
+        let listed = pcp_allowed_order(ac.order) && !self.zones[id.index()].pcps.is_empty();
+        let from_list = if listed {
+            self.rmqueue_pcplist(ac, id, flags)
+        } else {
+            None
+        };
+        let pfn = from_list.or_else(|| self.rmqueue_buddy(ac, id, flags));
+        let zone = &mut self.zones[id.index()];
+        if zone.boosted_watermark && flags.has(AllocFlags::KSWAPD) {
+            zone.boosted_watermark = false;
+        }
+        let pfn = pfn?;
         self.prep_new_page(ac, pfn);
         self.count_alloc(ac, id);
+        if flags.has(AllocFlags::HIGHATOMIC) {
+            self.zones[id.index()].reserve_highatomic(&mut self.map, pfn, ac.order);
+        }
         Some(pfn)
+    }
+
+    #[inline]
+    fn rmqueue_pcplist(&mut self, ac: &AllocContext, id: ZoneId, flags: AllocFlags) -> Option<Pfn> {
+        let request = PcpRequest {
+            cpu: usize::from(ac.cpu.0),
+            order: ac.order,
+            migratetype: ac.migratetype,
+            flags,
+            run_refill: self.spec.pcp.run_refill,
+        };
+        let tuning = self.tuning;
+        let mut with = Fallback {
+            map: &mut self.map,
+            vmstat: &mut self.vmstat,
+            tuning,
+        };
+        let (pfn, work) = self.zones[id.index()].rmqueue_pcplist(&mut with, request);
+        self.clock
+            .charge(ac.cpu, u64::from(self.clock.costs.pcp_ns));
+        if work.blocks > 0 {
+            self.vmstat.count(VmEvent::PcpRefill, 1);
+            self.charge_locked(ac.cpu, id.index(), work);
+        }
+        pfn
     }
 
     /// `rmqueue_buddy()`.
     #[inline]
-    fn rmqueue_buddy(&mut self, ac: &AllocContext, id: ZoneId, _flags: AllocFlags) -> Option<Pfn> {
+    fn rmqueue_buddy(&mut self, ac: &AllocContext, id: ZoneId, flags: AllocFlags) -> Option<Pfn> {
+        self.charge_locked(ac.cpu, id.index(), LockedWork { blocks: 1 });
+        let tuning = self.tuning;
         let zone = &mut self.zones[id.index()];
-        let hold_ns = u64::from(self.clock.costs.buddy_ns);
+        if flags.has(AllocFlags::HIGHATOMIC) {
+            let pfn = zone.rmqueue_smallest(&mut self.map, ac.order, MigrateType::HighAtomic);
+            if pfn.is_some() {
+                return pfn;
+            }
+        }
+        let mut with = Fallback {
+            map: &mut self.map,
+            vmstat: &mut self.vmstat,
+            tuning,
+        };
+        let mut mode = RmqueueMode::Normal;
+        let pfn = zone.rmqueue(&mut with, ac.order, ac.migratetype, flags, &mut mode);
+        if pfn.is_none() && flags.has(AllocFlags::OOM.with(AllocFlags::NON_BLOCK)) {
+            return zone.rmqueue_smallest(&mut self.map, ac.order, MigrateType::HighAtomic);
+        }
+        pfn
+    }
+
+    /// Lets the time pass that work under a zone's lock takes.
+    #[inline]
+    fn charge_locked(&mut self, cpu: Cpu, zone: usize, work: LockedWork) {
+        let hold_ns = u64::from(self.clock.costs.buddy_ns) * u64::from(work.blocks);
         self.clock
-            .hold_lock(ac.cpu, &mut zone.lock_free_at_ns, hold_ns);
-        zone.rmqueue_smallest(&mut self.map, ac.order, ac.migratetype)
+            .hold_lock(cpu, &mut self.zones[zone].lock_free_at_ns, hold_ns);
     }
 
     #[inline]
@@ -308,27 +413,73 @@ impl Memory {
         }
     }
 
-    /// `free_one_page()`: the block's head is unmarked already.
+    /// `free_unref_page()`: to this CPU's list or to the buddy lists.
     #[inline]
-    fn free_to_buddy(&mut self, cpu: Cpu, pfn: Pfn, order: Order) {
+    fn free_unref_page(&mut self, cpu: Cpu, pfn: Pfn, order: Order) {
+        self.vmstat
+            .count(VmEvent::PgFree, u64::from(order.nr_pages()));
         let id = self
             .map
             .zone_of(pfn)
             .expect("an allocated frame belongs to a zone");
         let zone = &mut self.zones[id.index()];
-        let hold_ns = u64::from(self.clock.costs.buddy_ns);
-        self.clock
-            .hold_lock(cpu, &mut zone.lock_free_at_ns, hold_ns);
+        if pcp_allowed_order(order) && !zone.pcps.is_empty() {
+            let migratetype = match self.map.pageblock_migratetype(pfn) {
+                MigrateType::HighAtomic | MigrateType::Cma => Some(MigrateType::Movable),
+                MigrateType::Isolate => None,
+                listed => Some(listed),
+            };
+            if let Some(migratetype) = migratetype {
+                let at = usize::from(cpu.0);
+                let work = zone.free_to_pcp(&mut self.map, at, pfn, order, migratetype);
+                self.clock.charge(cpu, u64::from(self.clock.costs.pcp_ns));
+                if work.blocks > 0 {
+                    self.vmstat.count(VmEvent::PcpDrain, 1);
+                    self.charge_locked(cpu, id.index(), work);
+                }
+                return;
+            }
+        }
+        self.map.clear_head(pfn, order);
         zone.split_large_buddy(&mut self.map, pfn, order);
+        self.charge_locked(cpu, id.index(), LockedWork { blocks: 1 });
     }
 
-    /// The part of `__alloc_pages_slowpath()` that needs no reclaim: the min watermark and the
-    /// reserves; then the reason of the refusal.
+    /// `__alloc_pages_slowpath()` without reclaim and compaction: the min watermark and the
+    /// reserves, then what direct reclaim does on the way (`__alloc_pages_direct_reclaim()` lets the
+    /// highatomic reserve go and drains the per-CPU lists), then the reason of the refusal.
     #[cold]
     fn alloc_slowpath(&mut self, ac: &AllocContext) -> Result<Pfn, AllocError> {
         let flags = gfp_to_alloc_flags(ac);
-        self.get_page_from_freelist(ac, flags)
-            .ok_or_else(|| self.refusal(ac, flags))
+        if let Some(pfn) = self.get_page_from_freelist(ac, flags) {
+            return Ok(pfn);
+        }
+        if ac.gfp.has(Gfp::DIRECT_RECLAIM) {
+            self.unreserve_highatomic(ac, false);
+            self.drain_all_pages(None);
+            if let Some(pfn) = self.get_page_from_freelist(ac, flags) {
+                return Ok(pfn);
+            }
+            while self.unreserve_highatomic(ac, true) {
+                if let Some(pfn) = self.get_page_from_freelist(ac, flags) {
+                    return Ok(pfn);
+                }
+            }
+        }
+        Err(self.refusal(ac, flags))
+    }
+
+    /// `unreserve_highatomic_pageblock()`: the first zone that has one.
+    fn unreserve_highatomic(&mut self, ac: &AllocContext, force: bool) -> bool {
+        let mut at = 0;
+        while let Some(&id) = ac.zone_at(self, at) {
+            at += 1;
+            let zone = &mut self.zones[id.index()];
+            if zone.unreserve_highatomic(&mut self.map, ac.migratetype, force) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Which test refused the request.

@@ -7,6 +7,7 @@
 
 use crate::free_area::{FreeArea, Side};
 use crate::mem_map::MemMap;
+use crate::pcp::{Pcp, PcpLimits};
 use crate::units::{MigrateType, NodeId, Order, PAGEBLOCK_ORDER, Pfn, ZoneId, ZoneKind};
 use crate::vmstat::NumaStat;
 use crate::watermark::Watermarks;
@@ -18,6 +19,7 @@ pub(crate) const PAGEBLOCK: Order = match Order::new(PAGEBLOCK_ORDER) {
 };
 
 /// `struct zone`, include/linux/mmzone.h v6.12.
+#[allow(clippy::struct_excessive_bools)] // `zone->flags` and `pcp->flags`, one name a bit
 #[derive(Clone, Debug)]
 pub struct Zone {
     /// Position in the machine's list of zones.
@@ -56,6 +58,12 @@ pub struct Zone {
     pub boosted_watermark: bool,
     /// `ZONE_RECLAIM_ACTIVE`.
     pub reclaim_active: bool,
+    /// Per-CPU lists, by CPU; none when they are switched off.
+    pub pcps: Vec<Pcp>,
+    /// Limits of the per-CPU lists.
+    pub pcp_limits: PcpLimits,
+    /// `PCPF_FREE_HIGH_BATCH`: a CPU's cache slice holds more than three batches.
+    pub free_high_batch: bool,
     /// When the zone's lock is free again.
     pub lock_free_at_ns: u64,
     /// Where allocations were wanted and taken.

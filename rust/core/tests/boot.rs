@@ -67,6 +67,7 @@ fn frames_come_lowest_first_and_go_back_merged() {
         memory.free_pages(Cpu(0), pfn, Order::ZERO);
     }
     assert_eq!(memory.buddyinfo(), fresh);
+    memory.check().expect("sound");
 }
 
 #[test]
@@ -99,4 +100,5 @@ fn two_zones_may_share_a_pageblock() {
         memory.free_pages(Cpu(0), pfn, Order::ZERO);
     }
     assert_eq!(memory.buddyinfo(), fresh);
+    memory.check().expect("sound");
 }

@@ -1,0 +1,467 @@
+//! Per-CPU lists of free frames: `struct per_cpu_pages`, mm/page_alloc.c v6.12.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fallback::{Fallback, RmqueueMode};
+use crate::mem_map::{MemMap, PageClass};
+use crate::units::{MigrateType, Order, PAGEBLOCK_ORDER, Pfn, ZoneKind};
+use crate::watermark::{AllocFlags, Wmark};
+use crate::zone::Zone;
+
+/// `NR_PCP_LISTS`: orders 0 to 3 by type, and two for huge pages.
+pub(crate) const NR_PCP_LISTS: usize = NR_LOWORDER_PCP_LISTS + 2;
+/// `NR_LOWORDER_PCP_LISTS`.
+const NR_LOWORDER_PCP_LISTS: usize = MIGRATE_PCPTYPES * (PAGE_ALLOC_COSTLY_ORDER as usize + 1);
+const MIGRATE_PCPTYPES: usize = 3;
+/// `PAGE_ALLOC_COSTLY_ORDER`, include/linux/mmzone.h v6.12: larger requests are given up sooner.
+pub const PAGE_ALLOC_COSTLY_ORDER: u8 = 3;
+/// `CONFIG_PCP_BATCH_SCALE_MAX`.
+const BATCH_SCALE_MAX: u8 = 5;
+/// `MIN_PERCPU_PAGELIST_HIGH_FRACTION`.
+const MIN_HIGH_FRACTION: u64 = 8;
+
+/// How many frames the lists of a zone may hold: the same on every CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PcpLimits {
+    /// Frames to move at once.
+    pub batch: u32,
+    /// Least value of `high`.
+    pub high_min: u32,
+    /// Greatest value of `high`.
+    pub high_max: u32,
+}
+
+impl PcpLimits {
+    /// `zone_set_pageset_high_and_batch()` for a zone with `local_cpus` CPUs on its node, of
+    /// `all_cpus`; `high_fraction` as `vm.percpu_pagelist_high_fraction`.
+    pub fn compute(managed: u64, low_wmark: u64, cpus: (u32, u32), high_fraction: u32) -> Self {
+        let (local_cpus, all_cpus) = cpus;
+        let quarter = ((managed >> 10).min(256) / 4).max(1);
+        let batch = ((1_u64 << (quarter + quarter / 2).ilog2()) - 1).max(1);
+        let split = u64::from(if local_cpus == 0 {
+            all_cpus
+        } else {
+            local_cpus
+        });
+        let high = |total: u64| clamp_u32((total / split).max(batch * 4));
+        let (high_min, high_max) = if high_fraction > 0 {
+            let high = high(managed / u64::from(high_fraction));
+            (high, high)
+        } else {
+            (high(low_wmark), high(managed / MIN_HIGH_FRACTION))
+        };
+        Self {
+            batch: clamp_u32(batch),
+            high_min,
+            high_max,
+        }
+    }
+}
+
+fn clamp_u32(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// The lists of one CPU in one zone.
+#[derive(Clone, Debug, Default)]
+pub struct Pcp {
+    /// Frames on all lists.
+    pub count: u32,
+    /// Frames above which some go back.
+    pub high: u32,
+    /// Doubles the refill: `alloc_factor`.
+    pub(crate) alloc_factor: u8,
+    /// Frames freed lately, not allocated again: `free_count`.
+    pub(crate) free_count: u32,
+    /// `PCPF_PREV_FREE_HIGH_ORDER`.
+    pub(crate) prev_free_high_order: bool,
+    /// Heads of blocks; the front is handed out first.
+    pub(crate) lists: [VecDeque<u32>; NR_PCP_LISTS],
+}
+
+/// `pcp_allowed_order()`.
+#[inline]
+pub(crate) const fn pcp_allowed_order(order: Order) -> bool {
+    order.get() <= PAGE_ALLOC_COSTLY_ORDER || order.get() == PAGEBLOCK_ORDER
+}
+
+/// `order_to_pindex()`.
+#[inline]
+pub(crate) fn order_to_pindex(migratetype: MigrateType, order: Order) -> usize {
+    if order.get() > PAGE_ALLOC_COSTLY_ORDER {
+        NR_LOWORDER_PCP_LISTS + usize::from(migratetype == MigrateType::Movable)
+    } else {
+        MIGRATE_PCPTYPES * order.index() + migratetype.index()
+    }
+}
+
+/// `pindex_to_order()`.
+#[inline]
+pub(crate) fn pindex_to_order(pindex: usize) -> Order {
+    let raw = if pindex >= NR_LOWORDER_PCP_LISTS {
+        PAGEBLOCK_ORDER
+    } else {
+        u8::try_from(pindex / MIGRATE_PCPTYPES).expect("at most 3")
+    };
+    Order::new(raw).expect("at most pageblock_order")
+}
+
+impl Pcp {
+    /// The blocks of each list, next to be handed out first, with the order of the list's blocks.
+    pub fn lists(&self) -> impl Iterator<Item = (Order, &VecDeque<u32>)> {
+        self.lists
+            .iter()
+            .enumerate()
+            .map(|(pindex, list)| (pindex_to_order(pindex), list))
+    }
+
+    /// How many blocks a refill takes: `nr_pcp_alloc()`.
+    fn nr_alloc(&mut self, limits: PcpLimits, below_high: bool, order: Order) -> u32 {
+        let base = limits.batch;
+        self.high = self.high.clamp(limits.high_min, limits.high_max);
+        if self.high < base {
+            return 1;
+        }
+        let mut batch = if order > Order::ZERO {
+            base
+        } else {
+            base << self.alloc_factor
+        };
+        if limits.high_min != limits.high_max && !below_high {
+            self.high = (self.high + batch).min(limits.high_max);
+        }
+        if order == Order::ZERO {
+            let room = i64::from(self.high) - i64::from(self.count) - i64::from(base);
+            let max = u32::try_from(room).unwrap_or(0).max(base);
+            if batch <= max && self.alloc_factor < BATCH_SCALE_MAX {
+                self.alloc_factor += 1;
+            }
+            batch = batch.min(max);
+        }
+        if batch > 1 {
+            (batch >> order.get()).max(2)
+        } else {
+            batch
+        }
+    }
+
+    /// How many frames go back: `nr_pcp_free()`.
+    fn nr_free(&self, batch: u32, high: u32, free_high: bool) -> u32 {
+        if free_high {
+            return self.count.min(batch << BATCH_SCALE_MAX);
+        }
+        if high < batch {
+            return 1;
+        }
+        // clamp_t(), whose bounds may be the wrong way round.
+        if self.free_count >= high - batch {
+            high - batch
+        } else {
+            self.free_count.max(batch)
+        }
+    }
+
+    /// The limit that a free is held against: `nr_pcp_high()`.
+    fn nr_high(
+        &mut self,
+        limits: PcpLimits,
+        reclaim_active: bool,
+        below_high: bool,
+        free_high: bool,
+    ) -> u32 {
+        let PcpLimits {
+            batch,
+            high_min,
+            high_max,
+        } = limits;
+        let high = self.high.clamp(high_min, high_max);
+        self.high = high;
+        if high == 0 {
+            return 0;
+        }
+        if free_high {
+            self.high = high.saturating_sub(batch << BATCH_SCALE_MAX).max(high_min);
+            return 0;
+        }
+        let shrunk = high
+            .saturating_sub(self.free_count.max(batch))
+            .max(high_min);
+        if reclaim_active {
+            self.high = shrunk;
+            return (batch << 2).min(self.high);
+        }
+        if high_min == high_max {
+            return high;
+        }
+        if below_high {
+            self.high = shrunk;
+            return self.count.max(high_min);
+        }
+        if self.count >= high {
+            let need = self.free_count + batch;
+            if self.high < need {
+                self.high = need.clamp(high_min, high_max);
+            }
+        }
+        high
+    }
+}
+
+/// What one step on a per-CPU list did under the zone's lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LockedWork {
+    /// Blocks taken from or given to the buddy lists.
+    pub blocks: u32,
+}
+
+/// A request to a per-CPU list.
+#[derive(Clone, Copy)]
+pub(crate) struct PcpRequest {
+    pub cpu: usize,
+    pub order: Order,
+    pub migratetype: MigrateType,
+    pub flags: AllocFlags,
+    pub run_refill: bool,
+}
+
+impl Zone {
+    /// Takes a block from a CPU's list, refilled if it is empty: `rmqueue_pcplist()`.
+    #[inline]
+    pub(crate) fn rmqueue_pcplist(
+        &mut self,
+        with: &mut Fallback<'_>,
+        request: PcpRequest,
+    ) -> (Option<Pfn>, LockedWork) {
+        let pindex = order_to_pindex(request.migratetype, request.order);
+        let pcp = &mut self.pcps[request.cpu];
+        pcp.free_count >>= 1;
+        if let Some(pfn) = pcp.lists[pindex].pop_front() {
+            pcp.count -= request.order.nr_pages();
+            return (Some(Pfn(pfn)), LockedWork::default());
+        }
+        self.refill(with, request, pindex)
+    }
+
+    #[cold]
+    fn refill(
+        &mut self,
+        with: &mut Fallback<'_>,
+        request: PcpRequest,
+        pindex: usize,
+    ) -> (Option<Pfn>, LockedWork) {
+        let pcp = &mut self.pcps[request.cpu];
+        let count = pcp.nr_alloc(self.pcp_limits, self.below_high, request.order);
+        let mut list = std::mem::take(&mut pcp.lists[pindex]);
+        let blocks = self.rmqueue_bulk(with, request, count, &mut list);
+        let pfn = list.pop_front();
+        let pcp = &mut self.pcps[request.cpu];
+        pcp.lists[pindex] = list;
+        let left = blocks - u32::from(pfn.is_some());
+        pcp.count += left << request.order.get();
+        (pfn.map(Pfn), LockedWork { blocks })
+    }
+
+    /// Appends up to `count` blocks to a list: `rmqueue_bulk()`.
+    fn rmqueue_bulk(
+        &mut self,
+        with: &mut Fallback<'_>,
+        request: PcpRequest,
+        count: u32,
+        list: &mut VecDeque<u32>,
+    ) -> u32 {
+        let PcpRequest {
+            order,
+            migratetype,
+            flags,
+            run_refill,
+            ..
+        } = request;
+        let mut mode = RmqueueMode::Normal;
+        let mut taken = 0;
+        while taken < count {
+            // The shortcut steps aside where CMA, claim or steal would decide.
+            if run_refill && mode == RmqueueMode::Normal && self.nr_free_cma == 0 {
+                let nr = self.take_run(with.map, order, migratetype, count - taken, list);
+                taken += nr;
+                if nr > 0 {
+                    continue;
+                }
+            }
+            let Some(pfn) = self.rmqueue(with, order, migratetype, flags, &mut mode) else {
+                break;
+            };
+            with.map.set_head(pfn, order, PageClass::Pcp);
+            list.push_back(pfn.0);
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Takes up to `count` blocks from the smallest sufficient block at once: the same blocks, and
+    /// the same rest on the lists, as so many calls of `__rmqueue_smallest()`.
+    ///
+    /// The lists between `order` and the block's order are empty, so each later call would take
+    /// what the one before put back, in ascending order.
+    fn take_run(
+        &mut self,
+        map: &mut MemMap,
+        order: Order,
+        migratetype: MigrateType,
+        count: u32,
+        list: &mut VecDeque<u32>,
+    ) -> u32 {
+        let Some(found) = self.free_area.smallest(order, migratetype) else {
+            return 0;
+        };
+        let start = self
+            .free_area
+            .first(found, migratetype)
+            .expect("its list is not empty");
+        let nr = count.min(found.nr_pages() >> order.get());
+        self.free_area.del(map, start, found, migratetype);
+        self.put_back_rest(map, start, (order, found), nr << order.get(), migratetype);
+        self.account_removed(u64::from(nr) << order.get(), migratetype);
+        map.set_heads(start, order, nr, PageClass::Pcp);
+        list.extend((0..nr).map(|i| start.0 + (i << order.get())));
+        nr
+    }
+
+    /// Puts what is left of a block after its first `used` frames on the lists, as the repeated
+    /// `expand()` would.
+    fn put_back_rest(
+        &mut self,
+        map: &mut MemMap,
+        start: Pfn,
+        (low, high): (Order, Order),
+        used: u32,
+        migratetype: MigrateType,
+    ) {
+        let mut start = start.0;
+        let mut used = used;
+        let mut half = high;
+        while let Some(smaller) = half.smaller().filter(|&smaller| smaller >= low && used > 0) {
+            half = smaller;
+            let nr = half.nr_pages();
+            if used > nr {
+                start += nr;
+                used -= nr;
+            } else {
+                let upper = Pfn(start + nr);
+                self.free_area
+                    .add(map, upper, half, migratetype, crate::free_area::Side::Head);
+                if used == nr {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Puts a freed block on a CPU's list, and gives frames back when there are too many:
+    /// `free_unref_page_commit()`. The migratetype is the list's, not the pageblock's.
+    #[inline]
+    pub(crate) fn free_to_pcp(
+        &mut self,
+        map: &mut MemMap,
+        cpu: usize,
+        pfn: Pfn,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> LockedWork {
+        let pindex = order_to_pindex(migratetype, order);
+        let limits = self.pcp_limits;
+        let batch = limits.batch;
+        map.set_head(pfn, order, PageClass::Pcp);
+        let pcp = &mut self.pcps[cpu];
+        pcp.alloc_factor >>= 1;
+        pcp.lists[pindex].push_front(pfn.0);
+        pcp.count += order.nr_pages();
+        let mut free_high = false;
+        if order > Order::ZERO && order.get() <= PAGE_ALLOC_COSTLY_ORDER {
+            free_high = pcp.free_count >= batch
+                && pcp.prev_free_high_order
+                && (!self.free_high_batch || pcp.count >= batch);
+            pcp.prev_free_high_order = true;
+        } else {
+            pcp.prev_free_high_order = false;
+        }
+        if pcp.free_count < batch << BATCH_SCALE_MAX {
+            pcp.free_count += order.nr_pages();
+        }
+        let high = pcp.nr_high(limits, self.reclaim_active, self.below_high, free_high);
+        if pcp.count < high {
+            return LockedWork::default();
+        }
+        let nr = pcp.nr_free(batch, high, free_high);
+        let work = self.free_pcppages_bulk(map, cpu, nr, pindex);
+        if self.below_high {
+            let mark = self.wmark_pages(Wmark::High);
+            let ok = self.watermark_ok(Order::ZERO, mark, ZoneKind::Movable, AllocFlags(0));
+            self.below_high = !ok;
+        }
+        work
+    }
+
+    /// Gives at least `count` frames back, list by list from the one just freed to, oldest first:
+    /// `free_pcppages_bulk()`.
+    pub(crate) fn free_pcppages_bulk(
+        &mut self,
+        map: &mut MemMap,
+        cpu: usize,
+        count: u32,
+        pindex: usize,
+    ) -> LockedWork {
+        let mut left = i64::from(count.min(self.pcps[cpu].count));
+        let mut pindex = pindex;
+        let mut work = LockedWork::default();
+        while left > 0 {
+            let order = pindex_to_order(pindex);
+            while left > 0 {
+                let Some(pfn) = self.pcps[cpu].lists[pindex].pop_back() else {
+                    break;
+                };
+                let pfn = Pfn(pfn);
+                left -= i64::from(order.nr_pages());
+                self.pcps[cpu].count -= order.nr_pages();
+                map.clear_head(pfn, order);
+                let migratetype = map.pageblock_migratetype(pfn);
+                self.free_one_page(map, pfn, order, migratetype, None);
+                work.blocks += 1;
+            }
+            pindex = (pindex + 1) % NR_PCP_LISTS;
+        }
+        work
+    }
+
+    /// Gives all frames of a CPU's lists back: `drain_pages_zone()`.
+    pub(crate) fn drain_pcp(&mut self, map: &mut MemMap, cpu: usize) -> LockedWork {
+        let mut work = LockedWork::default();
+        while self.pcps[cpu].count > 0 {
+            let most = self.pcp_limits.batch << BATCH_SCALE_MAX;
+            work.blocks += self.free_pcppages_bulk(map, cpu, most.max(1), 0).blocks;
+        }
+        work
+    }
+
+    /// What the periodic vmstat update does to a CPU's lists: `decay_pcp_high()`.
+    pub(crate) fn decay_pcp_high(&mut self, map: &mut MemMap, cpu: usize) -> LockedWork {
+        let PcpLimits {
+            batch, high_min, ..
+        } = self.pcp_limits;
+        let pcp = &mut self.pcps[cpu];
+        if pcp.high > high_min {
+            let by_count = pcp.count.saturating_sub(batch << BATCH_SCALE_MAX);
+            pcp.high = by_count.max(pcp.high - (pcp.high >> 3)).max(high_min);
+        }
+        let mut left = pcp.count.saturating_sub(pcp.high);
+        let mut work = LockedWork::default();
+        while left > 0 {
+            let now = left.min(batch);
+            work.blocks += self.free_pcppages_bulk(map, cpu, now, 0).blocks;
+            left -= now;
+        }
+        work
+    }
+}
