@@ -245,6 +245,26 @@ impl MemMap {
         }
     }
 
+    /// An array of as many frames and the same zones, with no blocks, all pageblocks movable.
+    pub(crate) fn emptied(&self) -> Self {
+        let mut empty = Self::new(self.nr_frames(), self.hi_order == PAGEBLOCK_ORDER);
+        for (block, own) in empty.pageblocks.iter_mut().zip(&self.pageblocks) {
+            block[1] = own[1];
+        }
+        empty.ranges.clone_from(&self.ranges);
+        empty
+    }
+
+    /// The first of `nr` frames that exists, if one does.
+    pub(crate) fn first_present(&self, start: Pfn, nr: u32) -> Option<Pfn> {
+        let end = start.0 + nr;
+        let within = self
+            .ranges
+            .iter()
+            .filter(|&&(from, to, _)| from < end && to > start.0);
+        within.map(|&(from, _, _)| Pfn(from.max(start.0))).min()
+    }
+
     /// One past the last frame.
     pub fn nr_frames(&self) -> u32 {
         u32::try_from(self.state.len()).expect("made from a u32")

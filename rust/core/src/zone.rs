@@ -81,6 +81,18 @@ impl Zone {
         pfn.0 >= self.start_pfn.0 && pfn.0 < self.end_pfn()
     }
 
+    /// Empties all lists and counts nothing free.
+    pub(crate) fn forget_frames(&mut self) {
+        self.free_area = FreeArea::default();
+        self.nr_free_pages = 0;
+        self.nr_free_cma = 0;
+        self.nr_free_highatomic = 0;
+        self.nr_reserved_highatomic = 0;
+        for pcp in &mut self.pcps {
+            *pcp = Pcp::default();
+        }
+    }
+
     /// Counts free frames that came: `account_freepages()`.
     #[inline]
     pub(crate) fn account_added(&mut self, nr: u64, migratetype: MigrateType) {
