@@ -10,19 +10,25 @@ stop() {
     exit 1
 }
 
-# part NAME COMMAND...: runs the command in view, then says how long it took.
-part() {
-    local name=$1 start=$SECONDS status=0
+# timed NAME COMMAND...: runs the command in view, says how long it took, and sets `status`.
+# Call it plainly, not behind `if` or `||`: there a function goes on after its own failures.
+timed() {
+    local name=$1 start=$SECONDS
     shift
     printf '\n==> %s\n' "$name"
-    "$@" || status=$?
+    set +e
+    (set -e && "$@")
+    status=$?
+    set -e
     parts_names+=("$name")
     parts_seconds+=($((SECONDS - start)))
-    if ((status != 0)); then
-        printf '<== %s: failed after %d s\n' "$name" $((SECONDS - start))
-        return "$status"
-    fi
-    printf '<== %s: %d s\n' "$name" $((SECONDS - start))
+    printf '<== %s: %s%d s\n' "$name" "$([[ $status == 0 ]] || echo 'failed after ')" $((SECONDS - start))
+}
+
+# part NAME COMMAND...: as timed, and the run ends where the command fails.
+part() {
+    timed "$@"
+    ((status == 0)) || exit "$status"
 }
 
 # report_parts: one line for each part that ran, and the total.

@@ -83,3 +83,10 @@ def test_without_a_new_enough_python_it_asks_for_one(checkout: Path):
 def test_without_the_network_the_last_line_says_so(checkout: Path):
     said = setup_with(checkout, tools=TOOLS, scripts=PYTHON | CARGO)
     assert "could not be reached; connect this machine to the network" in said.splitlines()[-1]
+
+
+def test_without_ensurepip_and_pip_it_asks_for_one(checkout: Path):
+    bare = {"python3": f'case "$*" in *ensurepip*|*pip*) exit 1;; esac\n{PYTHON["python3"]}'}
+    said = setup_with(checkout, tools=TOOLS, scripts=CARGO | bare)
+    assert "\n" not in said
+    assert "neither ensurepip nor pip: install one" in said
