@@ -15,6 +15,7 @@ pub mod memory;
 pub mod page_alloc;
 pub mod pcp;
 pub mod units;
+pub mod vma_index;
 pub mod vmstat;
 pub mod watermark;
 pub mod zone;
