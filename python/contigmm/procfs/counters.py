@@ -5,23 +5,28 @@ mm/vmstat.c:vmstat_text, v6.18 (x86-64 with NUMA, THP, compaction and hugetlb; n
 
 from typing import Final
 
-ZONE_STATS: Final = tuple(
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ZONE_STATS: Final = _words(
     """
     nr_free_pages nr_free_pages_blocks nr_zone_inactive_anon nr_zone_active_anon
     nr_zone_inactive_file nr_zone_active_file nr_zone_unevictable nr_zone_write_pending
     nr_mlock nr_zspages nr_free_cma
-    """.split()
+    """
 )
 """``enum zone_stat_item``: a zone each."""
 
-NUMA_EVENTS: Final = tuple(
+NUMA_EVENTS: Final = _words(
     """
     numa_hit numa_miss numa_foreign numa_interleave numa_local numa_other
-    """.split()
+    """
 )
 """``enum numa_stat_item``: a zone each."""
 
-NODE_STATS: Final = tuple(
+NODE_STATS: Final = _words(
     """
     nr_inactive_anon nr_active_anon nr_inactive_file nr_active_file nr_unevictable
     nr_slab_reclaimable nr_slab_unreclaimable nr_isolated_anon nr_isolated_file
@@ -35,18 +40,18 @@ NODE_STATS: Final = tuple(
     nr_iommu_pages nr_swapcached pgpromote_success pgpromote_candidate pgpromote_candidate_nrl
     pgdemote_kswapd pgdemote_direct pgdemote_khugepaged pgdemote_proactive nr_hugetlb
     nr_balloon_pages nr_kernel_file_pages
-    """.split()
+    """
 )
 """``enum node_stat_item``: a node each."""
 
-MACHINE_STATS: Final = tuple(
+MACHINE_STATS: Final = _words(
     """
     nr_dirty_threshold nr_dirty_background_threshold nr_memmap_pages nr_memmap_boot_pages
-    """.split()
+    """
 )
 """``enum writeback_stat_item`` and ``enum vm_stat_item``: of the machine."""
 
-VM_EVENTS: Final = tuple(
+VM_EVENTS: Final = _words(
     """
     pgpgin pgpgout pswpin pswpout pgalloc_dma pgalloc_dma32 pgalloc_normal pgalloc_movable
     pgalloc_device allocstall_dma allocstall_dma32 allocstall_normal allocstall_movable
@@ -73,6 +78,6 @@ VM_EVENTS: Final = tuple(
     balloon_inflate balloon_deflate balloon_migrate swap_ra swap_ra_hit swpin_zero swpout_zero
     ksm_swpin_copy cow_ksm zswpin zswpout zswpwb direct_map_level2_splits
     direct_map_level3_splits direct_map_level2_collapses direct_map_level3_collapses
-    """.split()
+    """
 )
 """``enum vm_event_item``: of the machine."""

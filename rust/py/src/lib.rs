@@ -2,5 +2,23 @@
 
 use pyo3::prelude::*;
 
+mod errors;
+mod memory;
+mod vma_index;
+
 #[pymodule]
-mod _core {}
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::errors::{CoreError, InvariantError};
+    #[pymodule_export]
+    use super::memory::Memory;
+    #[pymodule_export]
+    use super::vma_index::VmaIndex;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.getattr("CoreError")?.setattr("cause", "")
+    }
+}

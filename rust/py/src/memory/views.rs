@@ -1,0 +1,149 @@
+//! What /proc shows: free lists, zones, counters, clocks.
+
+use contigmm_core::pcp::Pcp;
+use contigmm_core::units::PAGEBLOCK_NR_PAGES;
+use contigmm_core::zone::Zone;
+use contigmm_core::{Cpu, MigrateType, Order, Pfn};
+use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use super::{Memory, cpu_of};
+use crate::errors::InvariantError;
+
+/// Count, high, batch, least and greatest high of each CPU's lists.
+fn pagesets(zone: &Zone) -> Vec<(u32, u32, u32, u32, u32)> {
+    let limits = zone.pcp_limits;
+    let row = |pcp: &Pcp| {
+        (
+            pcp.count,
+            pcp.high,
+            limits.batch,
+            limits.high_min,
+            limits.high_max,
+        )
+    };
+    zone.pcps.iter().map(row).collect()
+}
+
+/// (pfn, order, migratetype) as columns.
+type BlockColumns<'py> = (
+    Bound<'py, PyArray1<u32>>,
+    Bound<'py, PyArray1<u8>>,
+    Bound<'py, PyArray1<u8>>,
+);
+
+#[pymethods]
+impl Memory {
+    fn buddyinfo<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<u64>>> {
+        let rows = self.with(py, |memory| memory.buddyinfo());
+        let shape = [rows.len(), Order::COUNT];
+        PyArray1::from_vec(py, rows.concat()).reshape(shape)
+    }
+
+    fn free_by_type<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<u64>>> {
+        let zones = self.with(py, |memory| memory.free_by_type());
+        let shape = [zones.len(), MigrateType::COUNT, Order::COUNT];
+        PyArray1::from_vec(py, zones.concat().concat()).reshape(shape)
+    }
+
+    fn free_blocks<'py>(&self, py: Python<'py>) -> BlockColumns<'py> {
+        let (mut pfns, mut orders, mut types) = (Vec::new(), Vec::new(), Vec::new());
+        self.with(py, |memory| {
+            for block in memory
+                .zones()
+                .iter()
+                .flat_map(|zone| memory.free_blocks(zone.id))
+            {
+                pfns.push(block.pfn.0);
+                orders.push(block.order.get());
+                types.push(block.migratetype as u8);
+            }
+        });
+        let orders = PyArray1::from_vec(py, orders);
+        (
+            PyArray1::from_vec(py, pfns),
+            orders,
+            PyArray1::from_vec(py, types),
+        )
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        let found = py.detach(|| self.0.lock().check());
+        found.map_err(|broken| InvariantError::new_err(broken.to_string()))
+    }
+
+    fn pageblock_types<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u8>> {
+        let types = self.with(py, |memory| {
+            let map = memory.map();
+            let starts = (0..map.nr_frames()).step_by(PAGEBLOCK_NR_PAGES as usize);
+            starts
+                .map(|pfn| map.pageblock_migratetype(Pfn(pfn)) as u8)
+                .collect::<Vec<u8>>()
+        });
+        PyArray1::from_vec(py, types)
+    }
+
+    fn zones<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let zones = self.with(py, |memory| memory.zones().to_vec());
+        let rows = zones.iter().map(|zone| {
+            let row = PyDict::new(py);
+            row.set_item("node", zone.node.0)?;
+            row.set_item("name", zone.kind.name())?;
+            row.set_item("start_pfn", zone.start_pfn.0)?;
+            row.set_item("spanned", zone.spanned)?;
+            row.set_item("present", zone.present)?;
+            row.set_item("managed", zone.managed)?;
+            row.set_item("free", zone.nr_free_pages)?;
+            row.set_item("free_cma", zone.nr_free_cma)?;
+            row.set_item("free_highatomic", zone.nr_free_highatomic)?;
+            row.set_item("watermark_min", zone.watermark.min)?;
+            row.set_item("watermark_low", zone.watermark.low)?;
+            row.set_item("watermark_high", zone.watermark.high)?;
+            row.set_item("watermark_promo", zone.watermark.promo)?;
+            row.set_item("watermark_boost", zone.watermark_boost)?;
+            row.set_item("protection", zone.lowmem_reserve)?;
+            row.set_item("pcp", pagesets(zone))?;
+            row.set_item("numa_hit", zone.numa.hit)?;
+            row.set_item("numa_miss", zone.numa.miss)?;
+            row.set_item("numa_foreign", zone.numa.foreign)?;
+            row.set_item("numa_local", zone.numa.local)?;
+            row.set_item("numa_other", zone.numa.other)?;
+            Ok::<_, PyErr>(row)
+        });
+        PyList::new(py, rows.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    fn vmstat<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counts = PyDict::new(py);
+        let events = self.with(py, |memory| memory.vmstat().iter().collect::<Vec<_>>());
+        for (name, count) in events {
+            counts.set_item(name, count)?;
+        }
+        Ok(counts)
+    }
+
+    fn nr_frames(&self, py: Python<'_>) -> u32 {
+        self.with(py, |memory| memory.map().nr_frames())
+    }
+
+    fn nr_cpus(&self, py: Python<'_>) -> u16 {
+        self.with(py, |memory| memory.clock().nr_cpus())
+    }
+
+    #[pyo3(signature = (cpu = None))]
+    fn clock_ns(&self, py: Python<'_>, cpu: Option<u16>) -> PyResult<u64> {
+        self.with(py, |memory| match cpu {
+            Some(cpu) => cpu_of(memory, cpu).map(|cpu| memory.clock().now_ns(cpu)),
+            None => Ok(memory.clock().latest_ns()),
+        })
+    }
+
+    fn advance_clock(&self, py: Python<'_>, ns: u64) {
+        self.with(py, |memory| memory.clock_mut().advance(ns));
+    }
+
+    fn node_of_cpu(&self, py: Python<'_>, cpu: u16) -> Option<u8> {
+        self.with(py, |memory| memory.node_of(Cpu(cpu)).map(|node| node.0))
+    }
+}
