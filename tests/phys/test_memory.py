@@ -40,6 +40,13 @@ class Blocks(RuleBasedStateMachine):
             for pfn in range(2**order, NR_FRAMES, 2**order)
         )
 
+    def judge(self, refusal, order):
+        assert refusal.errno == ENOMEM
+        if refusal.cause == "no_block":
+            # Frames that wait on another CPU's lists are free to the model only.
+            waiting = sum(pcp[0] for zone in self.memory.zones() for pcp in zone["pcp"])
+            assert waiting or not self.has_free_run(order), "refused although a run was free"
+
     @rule(
         target=blocks,
         order=st.integers(0, 10),
@@ -50,11 +57,7 @@ class Blocks(RuleBasedStateMachine):
         try:
             pfn = self.memory.alloc_pages(order=order, gfp=gfp, cpu=cpu)
         except CoreError as refusal:
-            assert refusal.errno == ENOMEM
-            if refusal.cause == "no_block":
-                # Frames that wait on another CPU's lists are free to the model only.
-                waiting = sum(pcp[0] for zone in self.memory.zones() for pcp in zone["pcp"])
-                assert waiting or not self.has_free_run(order), "refused although a run was free"
+            self.judge(refusal, order)
             return multiple()
         frames = set(range(pfn, pfn + 2**order))
         assert pfn % 2**order == 0, "misaligned"

@@ -18,8 +18,11 @@ class IndexMachine(RuleBasedStateMachine):
         self.ids = iter(range(10**9))
 
     def taken(self, addr):
-        """Whether a byte is in a range or in the room that a range keeps free below it."""
-        return any(start - gap <= addr < end for start, (end, _, gap) in self.ranges.items())
+        """Whether a byte is in a range or in the room that the next one keeps free below it."""
+        if any(start <= addr < end for start, (end, _, _) in self.ranges.items()):
+            return True
+        above = [start for start in self.ranges if start > addr]
+        return bool(above) and addr >= min(above) - self.ranges[min(above)][2]
 
     @rule(start=st.integers(0, LIMIT - 1), length=st.integers(0, 6), gap=st.integers(0, 3))
     def insert(self, start, length, gap):
@@ -45,14 +48,10 @@ class IndexMachine(RuleBasedStateMachine):
     def replace(self, data, down, up):
         old = data.draw(st.sampled_from(sorted(self.ranges)))
         end, name, gap = self.ranges[old]
-        start, end = max(0, old + down), end + up
-        others = {s: r for s, r in self.ranges.items() if s != old}
-        before = [s for s in others if s < old]
-        if (
-            start >= end
-            or any(s < end and start < e for s, (e, _, _) in others.items())
-            or (before and start <= max(before))
-        ):
+        start, end = max(0, old + down), max(0, end + up)
+        below = max((e for s, (e, _, _) in self.ranges.items() if s < old), default=0)
+        above = min((s for s in self.ranges if s > old), default=2 * LIMIT)
+        if not below <= start < end <= above:
             with pytest.raises(ValueError, match=r"is empty|overlaps"):
                 self.index.replace(old, new_start=start, new_end=end)
         else:
