@@ -144,10 +144,12 @@ impl FreeArea {
         }
     }
 
-    /// Takes a free block off its list; its head is unmarked: `__del_page_from_free_list()`.
+    /// Takes a free block off its list; its head is unmarked, its links are zero:
+    /// `__del_page_from_free_list()`.
     #[inline]
     pub(crate) fn del(&mut self, map: &mut MemMap, pfn: Pfn, order: Order, mt: MigrateType) {
         self.unlink(map, pfn, order, mt);
+        *map.link_mut(pfn.0, order) = [0; 2];
         map.clear_head(pfn, order);
     }
 

@@ -87,8 +87,8 @@ impl Memory {
             );
             let unused = matches!(head.class, PageClass::Free | PageClass::Pcp);
             ensure!(
-                !unused || map.counts_are_clear(pfn, nr),
-                "the {:?} block at frame {next} has a frame with flags or counts",
+                !unused || map.is_unowned(pfn, head.order, head.class == PageClass::Free),
+                "the {:?} block at frame {next} has a frame with flags, counts or an owner",
                 head.class
             );
             let zone = map.zone_of(pfn);

@@ -4,6 +4,7 @@
 
 pub mod boot;
 pub mod clock;
+pub mod codec;
 pub mod error;
 pub mod fallback;
 pub mod free_area;
@@ -14,6 +15,7 @@ pub mod mem_map;
 pub mod memory;
 pub mod page_alloc;
 pub mod pcp;
+pub mod snapshot;
 pub mod units;
 pub mod vma_index;
 pub mod vmstat;
@@ -22,6 +24,7 @@ pub mod zone;
 pub mod zonelist;
 
 pub use boot::{BootError, BootSpec, ZoneSpec};
+pub use codec::SnapshotError;
 pub use error::AllocError;
 pub use gfp::Gfp;
 pub use import::{Import, ImportError};

@@ -8,7 +8,7 @@
 //! |---|---|---|---|
 //! | `state` | 2 | head of a block: class, order, compound; else 0 | the same |
 //! | `meta`  | 6 | flags, references - 1, map count (`u16` each) | 0 |
-//! | `links` | 8 | anchor, index: reverse map or cache index | previous and next of the free list |
+//! | `links` | 8 | anchor, index: reverse map or cache index | previous and next of the free list, else 0 |
 //!
 //! *Heads*: a non-zero `state` word marks the first frame of a block, free or allocated, and only
 //! that; blocks tile the whole array. A frame's class is found by looking for the head that covers it.
@@ -188,6 +188,16 @@ pub struct BlockHead {
     pub compound: bool,
 }
 
+/// Counts, flags and owner of a frame, as stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FrameRecord {
+    pub flags: u16,
+    pub refs: u16,
+    pub maps: u16,
+    pub anchor: u32,
+    pub index: u32,
+}
+
 const fn word(class: PageClass, order: Order) -> u16 {
     HEAD | ((class as u16) << CLASS_SHIFT) | order.get() as u16
 }
@@ -348,6 +358,21 @@ impl MemMap {
         (hi != 0).then(|| decode(pfn, hi))
     }
 
+    /// Every block, ascending.
+    ///
+    /// # Panics
+    /// When a frame is in no block: an invariant is broken.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockHead> + '_ {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            (next < self.nr_frames()).then(|| {
+                let head = self.head_at(Pfn(next)).expect("blocks tile the array");
+                next += head.order.nr_pages();
+                head
+            })
+        })
+    }
+
     /// The block that holds this frame.
     ///
     /// # Panics
@@ -442,12 +467,18 @@ impl MemMap {
             && !(aligned_lo && self.hi_state[pfn.pageblock()] != 0)
     }
 
-    /// Tells whether `nr` frames have neither flags nor counts.
-    pub(crate) fn counts_are_clear(&self, pfn: Pfn, nr: u32) -> bool {
+    /// Tells whether the frames of a block that no one uses have neither flags, counts nor owner. The
+    /// links of a free block's first frame are its list's.
+    pub(crate) fn is_unowned(&self, pfn: Pfn, order: Order, listed: bool) -> bool {
         let start = pfn.0 as usize;
-        self.meta[start..start + nr as usize]
-            .iter()
-            .all(|meta| *meta == [0; 3])
+        let end = start + order.nr_pages() as usize;
+        let first = if listed && !self.is_hi(order) {
+            start + 1
+        } else {
+            start
+        };
+        self.meta[start..end].iter().all(|meta| *meta == [0; 3])
+            && self.links[first..end].iter().all(|links| *links == [0; 2])
     }
 
     // ---- links: free list, or reverse map and cache index ------------------------------------
@@ -514,7 +545,7 @@ impl MemMap {
         self.meta[pfn.0 as usize][FLAGS] &= !bits;
     }
 
-    /// Zeroes flags and counts, as a frame must be when it is freed: `free_pages_prepare()`.
+    /// Zeroes flags, counts and owner, as a frame must be when it is freed: `free_pages_prepare()`.
     #[inline]
     pub fn reset_meta(&mut self, pfn: Pfn) {
         let meta = &mut self.meta[pfn.0 as usize];
@@ -525,12 +556,50 @@ impl MemMap {
             self.maps_above.remove(&pfn.0);
         }
         *meta = [0; 3];
+        self.links[pfn.0 as usize] = [0; 2];
     }
 
-    /// Tells whether flags and counts are those of a freshly allocated frame.
+    /// Tells whether flags, counts and owner are those of a freshly allocated frame.
     #[inline]
     pub(crate) fn meta_is_clear(&self, pfn: Pfn) -> bool {
-        self.meta[pfn.0 as usize] == [0; 3]
+        self.meta[pfn.0 as usize] == [0; 3] && self.links[pfn.0 as usize] == [0; 2]
+    }
+
+    /// Everything about a frame but its block.
+    pub(crate) fn record(&self, pfn: Pfn) -> FrameRecord {
+        let [flags, refs, maps] = self.meta[pfn.0 as usize];
+        let [anchor, index] = self.links[pfn.0 as usize];
+        FrameRecord {
+            flags,
+            refs,
+            maps,
+            anchor,
+            index,
+        }
+    }
+
+    /// Sets what [`Self::record`] returns.
+    pub(crate) fn set_record(&mut self, pfn: Pfn, record: FrameRecord) {
+        let FrameRecord {
+            flags,
+            refs,
+            maps,
+            anchor,
+            index,
+        } = record;
+        self.meta[pfn.0 as usize] = [flags, refs, maps];
+        self.links[pfn.0 as usize] = [anchor, index];
+    }
+
+    /// The overflow tables of reference and map counts.
+    pub(crate) const fn overflow(&self) -> (&BTreeMap<u32, u32>, &BTreeMap<u32, u32>) {
+        (&self.refs_above, &self.maps_above)
+    }
+
+    /// Sets the overflow tables.
+    pub(crate) fn set_overflow(&mut self, refs: BTreeMap<u32, u32>, maps: BTreeMap<u32, u32>) {
+        self.refs_above = refs;
+        self.maps_above = maps;
     }
 
     /// References to an allocated frame: `page_count()`. A fresh frame has one.

@@ -110,6 +110,9 @@ pub(crate) fn pindex_to_order(pindex: usize) -> Order {
 }
 
 impl Pcp {
+    /// Greatest `alloc_factor`.
+    pub(crate) const MAX_ALLOC_FACTOR: u8 = BATCH_SCALE_MAX;
+
     /// The blocks of each list, next to be handed out first, with the order of the list's blocks.
     pub fn lists(&self) -> impl Iterator<Item = (Order, &VecDeque<u32>)> {
         self.lists

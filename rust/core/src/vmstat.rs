@@ -102,6 +102,11 @@ impl VmStat {
         self.0[event as usize] += nr;
     }
 
+    /// Whether every event has its counter.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.len() == VmEvent::ALL.len()
+    }
+
     /// A counter.
     pub fn get(&self, event: VmEvent) -> u64 {
         self.0[event as usize]

@@ -1,93 +1,10 @@
 //! Random requests and frees; the full invariant checker after every step.
 
-use contigmm_core::{BootSpec, Cpu, Gfp, Memory, Order, Pfn};
+mod common;
+
+use common::{apply, machine, step};
+use contigmm_core::{Cpu, Memory};
 use proptest::prelude::*;
-
-const GFPS: [Gfp; 6] = [
-    Gfp::HIGHUSER_MOVABLE,
-    Gfp::HIGHUSER,
-    Gfp::KERNEL,
-    Gfp::ATOMIC,
-    Gfp(Gfp::KERNEL.0 | Gfp::RECLAIMABLE.0),
-    Gfp(Gfp::KERNEL.0 | Gfp::DMA32.0),
-];
-
-#[derive(Clone, Debug)]
-enum Step {
-    Alloc { cpu: u16, gfp: usize, order: u8 },
-    Free { which: usize },
-    Split { which: usize },
-    FreeRun { which: usize },
-    Drain,
-    Decay { cpu: u16 },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let order = prop_oneof![4 => Just(0_u8), 3 => 1..=4_u8, 2 => 5..=9_u8, 1 => Just(10_u8)];
-    prop_oneof![
-        12 => (0..2_u16, 0..GFPS.len(), order).prop_map(|(cpu, gfp, order)| Step::Alloc { cpu, gfp, order }),
-        8 => any::<usize>().prop_map(|which| Step::Free { which }),
-        1 => any::<usize>().prop_map(|which| Step::Split { which }),
-        1 => any::<usize>().prop_map(|which| Step::FreeRun { which }),
-        1 => Just(Step::Drain),
-        1 => (0..2_u16).prop_map(|cpu| Step::Decay { cpu }),
-    ]
-}
-
-/// Two zones that meet within a pageblock, a hole, and a start that is not aligned.
-fn machine(run_refill: bool, hi_store: bool) -> Memory {
-    let spec = format!(
-        r#"{{"nr_cpus": 2, "min_free_kbytes": 64, "hi_store": {hi_store},
-            "pcp": {{"enabled": true, "run_refill": {run_refill}}},
-            "zones": [
-              {{"kind": "DMA32", "start_pfn": 5, "spanned": 3000, "holes": [[1100, 300]]}},
-              {{"kind": "Normal", "start_pfn": 3005, "spanned": 5300}}]}}"#
-    );
-    Memory::boot(&BootSpec::from_json(&spec).expect("valid")).expect("bootable")
-}
-
-/// Applies a step; blocks in use are kept in `used`.
-fn apply(memory: &mut Memory, used: &mut Vec<(Pfn, Order)>, step: &Step) -> Option<Pfn> {
-    match *step {
-        Step::Alloc { cpu, gfp, order } => {
-            let order = Order::new(order).expect("an order");
-            let pfn = memory.alloc_pages(Cpu(cpu), GFPS[gfp], order, None).ok()?;
-            used.push((pfn, order));
-            Some(pfn)
-        }
-        Step::Free { which } => {
-            let (pfn, order) = pick(used, which)?;
-            memory.free_pages(Cpu(1), pfn, order);
-            Some(pfn)
-        }
-        Step::Split { which } => {
-            let (pfn, order) = pick(used, which)?;
-            memory.split_page(pfn, order);
-            used.extend((0..order.nr_pages()).map(|i| (Pfn(pfn.0 + i), Order::ZERO)));
-            Some(pfn)
-        }
-        Step::FreeRun { which } => {
-            let (pfn, order) = pick(used, which)?;
-            memory.split_page(pfn, order);
-            let keep = order.nr_pages() / 3;
-            used.extend((0..keep).map(|i| (Pfn(pfn.0 + i), Order::ZERO)));
-            memory.free_run(Cpu(0), Pfn(pfn.0 + keep), order.nr_pages() - keep);
-            Some(pfn)
-        }
-        Step::Drain => {
-            memory.drain_all_pages(None);
-            None
-        }
-        Step::Decay { cpu } => {
-            memory.decay_pcp(Cpu(cpu));
-            None
-        }
-    }
-}
-
-fn pick(used: &mut Vec<(Pfn, Order)>, which: usize) -> Option<(Pfn, Order)> {
-    (!used.is_empty()).then(|| used.swap_remove(which % used.len()))
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -133,4 +50,69 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn a_restored_machine_goes_on_as_the_saved_one(
+        before in prop::collection::vec(step(), 1..200),
+        after in prop::collection::vec(step(), 1..200),
+    ) {
+        let mut saved = machine(true, true);
+        let mut used = Vec::new();
+        for step in &before {
+            apply(&mut saved, &mut used, step);
+        }
+        let mut used_too = used.clone();
+        let mut restored = Memory::restore(&saved.snapshot(), 1 << 20).expect("a snapshot");
+        prop_assert_eq!(restored.digest(), saved.digest());
+        for step in &after {
+            let result = apply(&mut saved, &mut used, step);
+            prop_assert_eq!(apply(&mut restored, &mut used_too, step), result);
+        }
+        prop_assert_eq!(restored.digest(), saved.digest());
+        prop_assert_eq!(restored.snapshot(), saved.snapshot());
+    }
+}
+
+#[test]
+fn bytes_that_are_no_snapshot_are_refused() {
+    let good = machine(true, true).snapshot();
+    let refused = |bytes: &[u8], most: u64| {
+        Memory::restore(bytes, most)
+            .map(|_| ())
+            .expect_err("no snapshot")
+    };
+    assert!(refused(b"", 1 << 20).to_string().contains("does not begin"));
+    assert!(
+        refused(&good[..20], 1 << 20)
+            .to_string()
+            .contains("does not begin")
+    );
+    assert!(
+        refused(&good[..good.len() - 1], 1 << 20)
+            .to_string()
+            .contains("damaged")
+    );
+    assert!(
+        refused(&good, 100)
+            .to_string()
+            .contains("more than 100 bytes")
+    );
+    let mut other = good.clone();
+    other[10] ^= 1;
+    assert!(refused(&other, 1 << 20).to_string().contains("digest"));
+}
+
+#[test]
+fn a_free_tebibyte_is_saved_in_a_few_kilobytes() {
+    let json = r#"{"zones": [{"kind": "Normal", "start_pfn": 0, "spanned": 268435456}]}"#;
+    let spec = contigmm_core::BootSpec::from_json(json).expect("valid");
+    let memory = Memory::boot(&spec).expect("boots");
+    let start = std::time::Instant::now();
+    let bytes = memory.snapshot();
+    assert!(bytes.len() < 16 << 10, "{} bytes", bytes.len());
+    assert!(
+        start.elapsed().as_millis() < 2_000,
+        "took {:?}",
+        start.elapsed()
+    );
 }
