@@ -52,15 +52,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED: another stream has taken this session over."""
     ERROR_REASON_ANSWERS_DROPPED: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION: the answers asked for again are no longer kept."""
-    ERROR_REASON_CLOCK_NOT_MANUAL: _ErrorReason.ValueType  # 15
-    """FAILED_PRECONDITION: the machine's clock advances by itself."""
-    ERROR_REASON_UNREADABLE_UPLOAD: _ErrorReason.ValueType  # 16
+    ERROR_REASON_UNREADABLE_UPLOAD: _ErrorReason.ValueType  # 15
     """INVALID_ARGUMENT: an upload cannot be read."""
-    ERROR_REASON_NO_LEASE: _ErrorReason.ValueType  # 17
+    ERROR_REASON_NO_LEASE: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION: the process has no lease."""
-    ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 18
+    ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 17
     """UNAVAILABLE: the server is shutting down."""
-    ERROR_REASON_MACHINE_STOPPED: _ErrorReason.ValueType  # 19
+    ERROR_REASON_MACHINE_STOPPED: _ErrorReason.ValueType  # 18
     """INTERNAL: an operation was left half done; the machine answers no more."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -98,14 +96,12 @@ ERROR_REASON_SESSION_TAKEN_OVER: ErrorReason.ValueType  # 13
 """ABORTED: another stream has taken this session over."""
 ERROR_REASON_ANSWERS_DROPPED: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION: the answers asked for again are no longer kept."""
-ERROR_REASON_CLOCK_NOT_MANUAL: ErrorReason.ValueType  # 15
-"""FAILED_PRECONDITION: the machine's clock advances by itself."""
-ERROR_REASON_UNREADABLE_UPLOAD: ErrorReason.ValueType  # 16
+ERROR_REASON_UNREADABLE_UPLOAD: ErrorReason.ValueType  # 15
 """INVALID_ARGUMENT: an upload cannot be read."""
-ERROR_REASON_NO_LEASE: ErrorReason.ValueType  # 17
+ERROR_REASON_NO_LEASE: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION: the process has no lease."""
-ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 18
+ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 17
 """UNAVAILABLE: the server is shutting down."""
-ERROR_REASON_MACHINE_STOPPED: ErrorReason.ValueType  # 19
+ERROR_REASON_MACHINE_STOPPED: ErrorReason.ValueType  # 18
 """INTERNAL: an operation was left half done; the machine answers no more."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

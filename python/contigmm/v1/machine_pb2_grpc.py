@@ -150,7 +150,7 @@ class MachineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AdvanceClock(self, request, context):
-        """AdvanceClock lets simulated time pass. FAILED_PRECONDITION: the clock is not manual.
+        """AdvanceClock lets simulated time pass.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

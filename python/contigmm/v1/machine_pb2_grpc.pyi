@@ -57,7 +57,7 @@ class MachineServiceStub:
     DeleteMachine: _grpc.UnaryUnaryMultiCallable[_machine_pb2.DeleteMachineRequest, _machine_pb2.DeleteMachineResponse]
     """DeleteMachine throws a machine and its processes away."""
     AdvanceClock: _grpc.UnaryUnaryMultiCallable[_machine_pb2.AdvanceClockRequest, _machine_pb2.AdvanceClockResponse]
-    """AdvanceClock lets simulated time pass. FAILED_PRECONDITION: the clock is not manual."""
+    """AdvanceClock lets simulated time pass."""
     CheckMachine: _grpc.UnaryUnaryMultiCallable[_machine_pb2.CheckMachineRequest, _machine_pb2.CheckMachineResponse]
     """CheckMachine runs the full invariant checker and computes the digest of the state."""
 
@@ -86,7 +86,7 @@ class MachineServiceAsyncStub(MachineServiceStub):
     DeleteMachine: _aio.UnaryUnaryMultiCallable[_machine_pb2.DeleteMachineRequest, _machine_pb2.DeleteMachineResponse]  # type: ignore[assignment]
     """DeleteMachine throws a machine and its processes away."""
     AdvanceClock: _aio.UnaryUnaryMultiCallable[_machine_pb2.AdvanceClockRequest, _machine_pb2.AdvanceClockResponse]  # type: ignore[assignment]
-    """AdvanceClock lets simulated time pass. FAILED_PRECONDITION: the clock is not manual."""
+    """AdvanceClock lets simulated time pass."""
     CheckMachine: _aio.UnaryUnaryMultiCallable[_machine_pb2.CheckMachineRequest, _machine_pb2.CheckMachineResponse]  # type: ignore[assignment]
     """CheckMachine runs the full invariant checker and computes the digest of the state."""
 
@@ -166,7 +166,7 @@ class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _machine_pb2.AdvanceClockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_machine_pb2.AdvanceClockResponse, _abc.Awaitable[_machine_pb2.AdvanceClockResponse]]:
-        """AdvanceClock lets simulated time pass. FAILED_PRECONDITION: the clock is not manual."""
+        """AdvanceClock lets simulated time pass."""
 
     @_abc_1.abstractmethod
     def CheckMachine(

@@ -5,7 +5,7 @@ System calls as operations: what a batch is made of, and what the simulated kern
 
 Addresses and lengths are in bytes, frame numbers in 4096-byte frames, orders are log2 of frames.
 A refusal by the simulated kernel is a result, not an RPC error: status codes speak of this service
-only (see ErrorReason). Words of the ABI (`prot`, `flags`) are raw: any bit reaches the kernel.
+only (see ErrorReason). Words of the ABI (`prot`, `flags`) are raw registers: any bit reaches the kernel.
 """
 
 from collections import abc as _abc
@@ -67,7 +67,7 @@ class Operation(_message.Message):
 
     @_builtins.property
     def advance_clock(self) -> Global___AdvanceClockCall:
-        """Advances the machine's clock; refused unless the clock is manual."""
+        """Lets the machine's clock advance."""
 
     @_builtins.property
     def mmap(self) -> Global___MmapCall:

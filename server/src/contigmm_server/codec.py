@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Final
 
-from contigmm.errors import ERRNO_NAMES, Reason
 from contigmm.sim.calls import SpawnSpec
+
+from contigmm.errors import ERRNO_NAMES, Reason
 from contigmm.sim.operation import MAX_OPERATIONS, Answer, Call, ExitCause, Operation
 from contigmm.v1 import operation_pb2 as pb
 from contigmm.v1 import reason_pb2
 from contigmm_server.failures import ErrorReason, invalid
-from contigmm_server.limits import Limits
+from contigmm_server.limits import BATCH_READ_BYTES, READ_BYTES
 
 PAGE_SHIFT: Final = 12
-_LIMITS: Final = Limits()
 _NAME_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h, v6.18
 
 # Judged cost, in microseconds; what is over commands.SHORT_US in all leaves the event loop.
@@ -110,10 +110,10 @@ def write(process: int, call: pb.WriteCall) -> Operation:
 
 
 def _check_bytes(count: int) -> None:
-    if count > _LIMITS.read_bytes:
+    if count > READ_BYTES:
         raise invalid(
             ErrorReason.ERROR_REASON_TOO_LARGE,
-            f"{count} bytes in one access, at most {_LIMITS.read_bytes}",
+            f"{count} bytes in one access, at most {READ_BYTES}",
         )
 
 
@@ -153,10 +153,10 @@ def decode(batch: Sequence[pb.Operation]) -> list[Operation]:
         if operation.call == Call.READ:
             read_bytes += operation.args[1]
         operations.append(operation)
-    if read_bytes > _LIMITS.batch_read_bytes:
+    if read_bytes > BATCH_READ_BYTES:
         raise invalid(
             ErrorReason.ERROR_REASON_TOO_LARGE,
-            f"{read_bytes} bytes read in one batch, at most {_LIMITS.batch_read_bytes}",
+            f"{read_bytes} bytes read in one batch, at most {BATCH_READ_BYTES}",
         )
     return operations
 

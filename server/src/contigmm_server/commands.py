@@ -1,9 +1,9 @@
 """One machine's queue of commands: one at a time, first come first served, bounded.
 
-A command is a function that runs on the machine and returns when it is done. A short one runs on the
-event loop; one that is judged to take over a millisecond runs in a thread, and the machine belongs to
-that thread until it ends, whether or not its caller is still there. What has begun is completed; what
-has not begun when its caller goes away (cancelled, deadline passed) is dropped.
+A command is a function that runs on the machine and returns when it is done. A short one runs on
+the event loop; one that is judged to take over a millisecond runs in a thread, and the machine
+belongs to that thread until it ends, whether or not its caller is still there. What has begun is
+completed; what has not begun when its caller goes away (cancelled, deadline passed) is dropped.
 """
 
 import asyncio

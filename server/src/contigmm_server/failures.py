@@ -62,9 +62,7 @@ def status(error: ServiceError) -> grpc.Status:
     """The error as a status with ``google.rpc.ErrorInfo``."""
     detail = any_pb2.Any()
     detail.Pack(
-        error_details_pb2.ErrorInfo(
-            reason=ErrorReason.Name(error.reason)[_PREFIX:], domain=DOMAIN
-        )
+        error_details_pb2.ErrorInfo(reason=ErrorReason.Name(error.reason)[_PREFIX:], domain=DOMAIN)
     )
     return rpc_status.to_status(
         status_pb2.Status(code=error.code.value[0], message=error.message, details=[detail])

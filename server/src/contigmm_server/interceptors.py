@@ -2,21 +2,22 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
-
 from contigmm.sim.machine import MachineStoppedError
+
 from contigmm_server.failures import ErrorReason, ServiceError, status
 
 log = logging.getLogger("contigmm_server")
 
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # as Handler
     """Turns ``ServiceError`` into a status with ErrorInfo; anything else is a bug.
 
     A bug is logged with its traceback and reaches the client as UNKNOWN without one. A handler is
@@ -24,23 +25,23 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler:
+    ) -> Handler:
         """Give the method's handler with its failures caught."""
         method: str = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
-            if handler is None:  # no such method: grpc answers UNIMPLEMENTED
+            if not handler:  # no such method: grpc answers UNIMPLEMENTED
                 return handler
             wrapped = self._wrapped[method] = _wrap(handler)
         return wrapped
 
 
-def _wrap(handler: Any) -> grpc.RpcMethodHandler:
+def _wrap(handler: Any) -> Handler:
     if handler.response_streaming:
         inner_stream = handler.stream_stream or handler.unary_stream
 
@@ -72,7 +73,7 @@ def _wrap(handler: Any) -> grpc.RpcMethodHandler:
     )
 
 
-_MAKERS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler]] = {
+_MAKERS: dict[tuple[bool, bool], Callable[..., Handler]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,

@@ -6,6 +6,10 @@ KIB = 1024
 MIB = 1024 * KIB
 CHUNK_BYTES = MIB
 """Most bytes of payload in one message of a bulk answer."""
+READ_BYTES = 64 * KIB
+"""Most bytes of one ``read`` or ``write`` operation."""
+BATCH_READ_BYTES = MIB
+"""Most bytes of all ``read`` operations of a batch together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,6 @@ class Limits:
     streams_per_connection: int = 1024
     upload_packed_bytes: int = 64 * MIB
     upload_unpacked_bytes: int = 512 * MIB
-    read_bytes: int = 64 * KIB
-    """One ``read`` operation."""
-    batch_read_bytes: int = MIB
-    """All ``read`` operations of one batch."""
     replies: int = 65_536
     """Request ids that a machine remembers."""
     reply_bytes: int = 64 * MIB

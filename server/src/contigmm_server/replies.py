@@ -18,7 +18,7 @@ class Identified(Protocol):
 
     request_id: str
 
-    def SerializeToString(self, *, deterministic: bool = ...) -> bytes:  # noqa: N802
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes:
         """The body."""
 
 

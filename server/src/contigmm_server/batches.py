@@ -1,0 +1,174 @@
+"""BatchService: many operations in one message, and sessions of such messages on a stream."""
+
+from collections.abc import AsyncIterator, Callable
+
+import grpc.aio
+
+from contigmm.sim.operation import Call
+from contigmm.v1 import batch_pb2 as pb
+from contigmm.v1 import batch_pb2_grpc
+from contigmm_server import codec, columns, lifetimes
+from contigmm_server.failures import ErrorReason, invalid
+from contigmm_server.hosted import Command, HostedMachine
+from contigmm_server.lifetimes import Lifetime, Stream
+from contigmm_server.registry import Registry
+from contigmm_server.sessions import Session
+
+OperateContext = grpc.aio.ServicerContext[pb.OperateRequest, pb.OperateResponse]
+
+
+class BatchService(batch_pb2_grpc.BatchServiceServicer):
+    """Runs batches in machines of a registry, each under one hold of its machine."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def RunBatch(self, request: pb.RunBatchRequest, context: object) -> pb.RunBatchResponse:
+        """One batch."""
+        hosted = self._registry.machine(request.machine)
+        command = _command(request.batch, None)
+
+        def work() -> pb.RunBatchResponse:
+            response = pb.RunBatchResponse()
+            _run_batch(hosted, command, response.answers)
+            return response
+
+        return await hosted.answer_once(request, pb.RunBatchResponse, work, cost_us=command.cost_us)
+
+    async def RunColumns(
+        self, request: pb.RunColumnsRequest, context: object
+    ) -> pb.RunColumnsResponse:
+        """One batch in columns."""
+        hosted = self._registry.machine(request.machine)
+        command = _column_command(request.columns)
+
+        def work() -> pb.RunColumnsResponse:
+            response = pb.RunColumnsResponse()
+            _run_columns(hosted, command, response.answers)
+            return response
+
+        return await hosted.answer_once(
+            request, pb.RunColumnsResponse, work, cost_us=command.cost_us
+        )
+
+    async def Operate(
+        self, request_iterator: AsyncIterator[pb.OperateRequest], context: OperateContext
+    ) -> AsyncIterator[pb.OperateResponse]:
+        """A session: batches one after the other."""
+        with self._registry.idle_stream():
+            first = await anext(request_iterator, None)
+        if first is None:
+            return
+        if first.WhichOneof("part") != "open":
+            raise invalid(
+                ErrorReason.ERROR_REASON_INVALID_FIELD, "the first message opens a session"
+            )
+        hosted = self._registry.machine(first.open.machine)
+        stream = hosted.lifetimes.open_stream()
+        try:
+            session = hosted.sessions.attach(first.open.session, stream, first.open.received)
+            try:
+                yield _opened(hosted, session)
+                talk = _Talk(hosted, session, stream, self._registry.limits.session_kept_operations)
+                while True:
+                    with self._registry.idle_stream():
+                        request = await anext(request_iterator, None)
+                    if request is None:
+                        return
+                    yield await talk.answer(request)
+            finally:
+                hosted.sessions.detach(session, stream)
+        finally:
+            hosted.lifetimes.close_stream(stream)
+
+
+def _opened(hosted: HostedMachine, session: Session) -> pb.OperateResponse:
+    return pb.OperateResponse(
+        opened=pb.SessionOpened(
+            session=session.id,
+            last_applied=session.last_applied,
+            first_kept=session.first_kept,
+            machine_seq=hosted.machine.seq,
+        )
+    )
+
+
+class _Talk:
+    """One stream's part of a session."""
+
+    def __init__(
+        self, hosted: HostedMachine, session: Session, stream: Stream, kept_operations: int
+    ) -> None:
+        self._hosted = hosted
+        self._session = session
+        self._stream = stream
+        self._kept_operations = kept_operations
+
+    async def answer(self, request: pb.OperateRequest) -> pb.OperateResponse:
+        """Run a batch, or recall its answer if the session has it behind it."""
+        part = request.WhichOneof("part")
+        response = pb.OperateResponse()
+        run: Callable[[], None]
+        if part == "batch":
+            first = request.batch.first_operation
+            command = _command(request.batch, self._stream)
+
+            def run() -> None:
+                _run_batch(self._hosted, command, response.answers)
+                response.answers.first_operation = first
+
+        elif part == "columns":
+            first = request.columns.first_operation
+            command = _column_command(request.columns)
+
+            def run() -> None:
+                _run_columns(self._hosted, command, response.columns)
+                response.columns.first_operation = first
+
+        else:
+            raise invalid(
+                ErrorReason.ERROR_REASON_INVALID_FIELD, "neither a batch nor columns in a message"
+            )
+        return await self._once(first, command, run, response)
+
+    async def _once(
+        self, first: int, command: Command, run: Callable[[], None], response: pb.OperateResponse
+    ) -> pb.OperateResponse:
+        count = len(command.operations)
+        session = self._session
+
+        def work() -> pb.OperateResponse:
+            session.check_stream(self._stream)
+            known = session.recall(first, count)
+            if known is not None:
+                return known
+            run()
+            session.keep(count, response, self._kept_operations)
+            return response
+
+        return await self._hosted.queue.run_in_turn(work, cost_us=command.cost_us)
+
+
+def _command(batch: pb.Batch, stream: Stream | None) -> Command:
+    operations = codec.decode(batch.operations)
+    asked: dict[int, Lifetime] = {}
+    for index, operation in enumerate(operations):
+        if operation.call == Call.SPAWN and batch.operations[index].spawn.HasField("lifetime"):
+            asked[index] = lifetimes.decode(batch.operations[index].spawn.lifetime, stream)
+    return Command(operations, batch.stop_on_refusal, asked)
+
+
+def _column_command(batch: pb.Columns) -> Command:
+    return Command(columns.decode(batch), batch.stop_on_refusal)
+
+
+def _run_batch(hosted: HostedMachine, command: Command, out: pb.BatchAnswers) -> None:
+    answers = hosted.execute(command)
+    codec.encode(command.operations, answers, out.answers)
+    out.machine_seq = hosted.machine.seq
+
+
+def _run_columns(hosted: HostedMachine, command: Command, out: pb.ColumnAnswers) -> None:
+    answers = hosted.execute(command)
+    columns.encode(command.operations, answers, out)
+    out.machine_seq = hosted.machine.seq

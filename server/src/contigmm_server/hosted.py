@@ -1,0 +1,161 @@
+"""A machine and what the service keeps beside it: its queue, request ids, lifetimes, sessions."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeVar
+
+from contigmm.sim.machine import Machine, NoSuchProcessError
+from contigmm.sim.table import Entry
+from google.protobuf.message import Message
+
+from contigmm.sim.operation import Answer, Call, ExitCause, Operation
+from contigmm_server import codec
+from contigmm_server.commands import CommandQueue
+from contigmm_server.failures import ErrorReason, ServiceError, not_found
+from contigmm_server.lifetimes import Lifetime, Lifetimes
+from contigmm_server.limits import Limits
+from contigmm_server.names import process_name
+from contigmm_server.replies import Identified, Replies
+from contigmm_server.sessions import Sessions
+
+log = logging.getLogger("contigmm_server")
+
+NO_LIFETIMES: Final[dict[int, Lifetime]] = {}
+
+R = TypeVar("R", bound=Message)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Command:
+    """Operations that run under one hold of the machine."""
+
+    operations: list[Operation]
+    stop_on_refusal: bool = False
+    lifetimes: dict[int, Lifetime] = field(default_factory=dict)
+    """What processes started by ``operations[index]`` live until."""
+
+    @property
+    def cost_us(self) -> float:
+        """How long it is judged to take."""
+        return codec.cost_us(self.operations)
+
+
+class HostedMachine:
+    """One machine of the registry. Its commands have one order, its queue's."""
+
+    def __init__(self, name: str, machine: Machine, limits: Limits, executor: Executor) -> None:
+        self.name = name
+        self.machine = machine
+        self.queue = CommandQueue(executor, limit=limits.queue, settle=self._settle)
+        self.lifetimes = Lifetimes(self._order_exits)
+        self.sessions = Sessions(limits)
+        self._replies = Replies(limits)
+        self._done: list[tuple[Command, list[Answer]]] = []
+        self._ordered: set[asyncio.Task[None]] = set()
+
+    # ---- commands ----
+
+    def execute(self, command: Command) -> list[Answer]:
+        """Carry a command out, within a turn of the queue."""
+        answers = self.machine.execute(command.operations, stop_on_refusal=command.stop_on_refusal)
+        if any(operation.call in _OF_LIVES for operation in command.operations):
+            self._done.append((command, answers))
+        return answers
+
+    def execute_one(self, operation: Operation, lifetime: Lifetime = None) -> Answer:
+        """Carry one operation out, within a turn of the queue.
+
+        Raises:
+            ServiceError: NOT_FOUND, its process is gone.
+        """
+        answer = self.machine.run(operation)
+        if not answer.seq:
+            raise self.no_such_process(operation.process)
+        if operation.call in _OF_LIVES:
+            self._done.append((Command([operation], lifetimes={0: lifetime}), [answer]))
+        return answer
+
+    async def answer_once(
+        self, request: Identified, kind: type[R], work: Callable[[], R], *, cost_us: float
+    ) -> R:
+        """Give the answer of ``work``, or, for a request id seen before, the first answer again.
+
+        Raises:
+            ServiceError: RESOURCE_EXHAUSTED, INVALID_ARGUMENT, or what ``work`` raises.
+        """
+        if not request.request_id:
+            return await self.queue.run(work, cost_us=cost_us)
+
+        def once() -> R:
+            known = self._replies.recall(request, kind)
+            if known is not None:
+                return known
+            response = work()
+            self._replies.keep(request, response)
+            return response
+
+        return await self.queue.run(once, cost_us=cost_us)
+
+    # ---- what follows from commands ----
+
+    def _settle(self) -> None:
+        """After each command, on the event loop: follow births and deaths."""
+        if self._done:
+            done, self._done = self._done, []
+            for command, answers in done:
+                self.lifetimes.note(command.operations, answers, command.lifetimes)
+
+    def _order_exits(self, processes: Sequence[int], cause: ExitCause) -> None:
+        """Put the ends of processes into the machine's order."""
+        operations = [Operation(Call.EXIT, process, (0, cause)) for process in processes]
+        task = asyncio.get_running_loop().create_task(self._run_exits(operations))
+        self._ordered.add(task)
+        task.add_done_callback(self._ordered.discard)
+
+    async def _run_exits(self, operations: list[Operation]) -> None:
+        for first in range(0, len(operations), _EXITS_AT_ONCE):
+            command = Command(operations[first : first + _EXITS_AT_ONCE])
+            await self.queue.run_ordered(partial(self.execute, command), cost_us=command.cost_us)
+
+    async def settled(self) -> None:
+        """Wait until the exits that the service has ordered so far are carried out."""
+        while self._ordered:
+            await asyncio.wait(tuple(self._ordered))
+
+    # ---- names ----
+
+    @property
+    def machine_id(self) -> str:
+        """M of machines/M."""
+        return self.name.removeprefix("machines/")
+
+    def entry(self, process: int) -> Entry:
+        """A live process as the machine keeps it, within a turn of the queue.
+
+        Raises:
+            ServiceError: NOT_FOUND.
+        """
+        try:
+            return self.machine.entry(process)
+        except NoSuchProcessError:
+            raise self.no_such_process(process) from None
+
+    def process_name(self, process: int) -> str:
+        """The name of a process of this machine."""
+        return process_name(self.name, process)
+
+    def no_such_process(self, process: int) -> ServiceError:
+        """The process does not exist."""
+        return not_found(
+            ErrorReason.ERROR_REASON_NO_SUCH_PROCESS,
+            f"{self.process_name(process)} does not exist, or has ended",
+        )
+
+
+_OF_LIVES: Final = frozenset({Call.SPAWN, Call.FORK, Call.EXIT})
+_EXITS_AT_ONCE: Final = 256

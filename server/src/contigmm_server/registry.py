@@ -1,0 +1,184 @@
+"""The machines of a server, by name."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeVar
+
+import grpc
+from contigmm.sim.machine import Machine
+from google.protobuf.message import Message
+
+from contigmm_server.failures import ErrorReason, ServiceError, exhausted, not_found, shutting_down
+from contigmm_server.hosted import HostedMachine
+from contigmm_server.limits import Limits
+from contigmm_server.names import machine_name, split_process
+from contigmm_server.replies import Identified, Replies
+
+THREADS: Final = 16
+
+R = TypeVar("R", bound=Message)
+
+
+class Registry:
+    """All machines that a server runs. Used on the event loop only."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="machine")
+        self.generation = 0
+        """Changes whenever a machine comes or goes."""
+        self._machines: dict[str, HostedMachine] = {}
+        self._booting: set[str] = set()
+        self._replies = Replies(limits)
+        self._replying: dict[str, asyncio.Event] = {}
+        self._streams: set[asyncio.Task[object]] = set()
+        self.draining = False
+
+    # ---- finding ----
+
+    def machine(self, name: str) -> HostedMachine:
+        """The machine of this name.
+
+        Raises:
+            ServiceError: NOT_FOUND, or INVALID_ARGUMENT for what is no name.
+        """
+        hosted = self._machines.get(name)
+        if hosted is None:
+            machine_name(name.removeprefix("machines/"))
+            raise not_found(
+                ErrorReason.ERROR_REASON_NO_SUCH_MACHINE, f"{name[:80]!r} does not exist"
+            )
+        return hosted
+
+    def process(self, name: str) -> tuple[HostedMachine, int]:
+        """The machine of a process, and the process's number; whether it lives is not asked.
+
+        Raises:
+            ServiceError: NOT_FOUND, or INVALID_ARGUMENT for what is no name.
+        """
+        machine, process = split_process(name)
+        return self.machine(machine), process
+
+    def machines(self) -> list[HostedMachine]:
+        """All machines, by name."""
+        return [self._machines[name] for name in sorted(self._machines)]
+
+    def __len__(self) -> int:
+        return len(self._machines)
+
+    # ---- coming and going ----
+
+    async def boot(self, machine_id: str, make: Callable[[], Machine]) -> HostedMachine:
+        """Make a machine in a thread and enter it under its name.
+
+        Raises:
+            ServiceError: ALREADY_EXISTS, RESOURCE_EXHAUSTED, or what ``make`` raises.
+        """
+        self._check_open()
+        name = machine_name(machine_id or f"m-{secrets.token_hex(4)}")
+        with self._reserved(name):
+            loop = asyncio.get_running_loop()
+            machine = await loop.run_in_executor(self.executor, make)
+            hosted = HostedMachine(name, machine, self.limits, self.executor)
+            self._machines[name] = hosted
+            self.generation += 1
+        return hosted
+
+    @contextmanager
+    def _reserved(self, name: str) -> Iterator[None]:
+        if name in self._machines or name in self._booting:
+            raise ServiceError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                ErrorReason.ERROR_REASON_MACHINE_EXISTS,
+                f"{name} exists",
+            )
+        if len(self._machines) + len(self._booting) >= self.limits.machines:
+            raise exhausted(
+                ErrorReason.ERROR_REASON_LIMIT_REACHED,
+                f"this server runs at most {self.limits.machines} machines",
+            )
+        self._booting.add(name)
+        try:
+            yield
+        finally:
+            self._booting.discard(name)
+
+    def remove(self, name: str) -> HostedMachine:
+        """Take a machine out; who waits for it is still served.
+
+        Raises:
+            ServiceError: NOT_FOUND.
+        """
+        hosted = self.machine(name)
+        del self._machines[name]
+        self.generation += 1
+        hosted.lifetimes.stop()
+        return hosted
+
+    # ---- request ids of what concerns no one machine ----
+
+    @asynccontextmanager
+    async def answering(self, request: Identified) -> AsyncIterator[None]:
+        """Let requests with one id pass one after the other."""
+        while request.request_id in self._replying:
+            await self._replying[request.request_id].wait()
+        if not request.request_id:
+            yield
+            return
+        done = self._replying[request.request_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._replying[request.request_id]
+            done.set()
+
+    def recall(self, request: Identified, kind: type[R]) -> R | None:
+        """The first answer to this request, if it had one: see ``Replies.recall``."""
+        return self._replies.recall(request, kind) if request.request_id else None
+
+    def keep(self, request: Identified, response: Message) -> None:
+        """Remember an answer: see ``Replies.keep``."""
+        if request.request_id:
+            self._replies.keep(request, response)
+
+    # ---- shutdown ----
+
+    @contextmanager
+    def idle_stream(self) -> Iterator[None]:
+        """Mark a stream that waits for its client: shutdown need not wait for it.
+
+        Raises:
+            ServiceError: UNAVAILABLE, the server shuts down.
+        """
+        self._check_open()
+        task = asyncio.current_task()
+        assert task is not None, "a servicer runs in a task"
+        self._streams.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.draining and task.uncancel() == 0:
+                raise shutting_down() from None
+            raise
+        finally:
+            self._streams.discard(task)
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise shutting_down()
+
+    async def drain(self) -> None:
+        """Take nothing more on; end streams that wait for their clients."""
+        self.draining = True
+        for task in tuple(self._streams):
+            task.cancel()
+        for hosted in self.machines():
+            hosted.lifetimes.stop()
+            await hosted.settled()
+
+    def close(self) -> None:
+        """Wait for the threads to end their work."""
+        self.executor.shutdown(wait=True)

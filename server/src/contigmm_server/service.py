@@ -1,0 +1,110 @@
+"""The server: servicers, health, reflection, limits, and how it stops."""
+
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
+from grpc_reflection.v1alpha import reflection
+
+from contigmm.v1 import (
+    batch_pb2,
+    batch_pb2_grpc,
+    machine_pb2,
+    machine_pb2_grpc,
+    memory_pb2,
+    memory_pb2_grpc,
+    process_pb2,
+    process_pb2_grpc,
+    view_pb2,
+    view_pb2_grpc,
+)
+from contigmm_server.batches import BatchService
+from contigmm_server.interceptors import ErrorInterceptor
+from contigmm_server.limits import Limits
+from contigmm_server.machines import MachineService
+from contigmm_server.memory import MemoryService
+from contigmm_server.processes import ProcessService
+from contigmm_server.registry import Registry
+from contigmm_server.views import ViewService
+
+SERVICES = tuple(
+    service.full_name
+    for module in (machine_pb2, process_pb2, memory_pb2, batch_pb2, view_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+)
+GRACE_S = 5.0
+
+
+class CannotListenError(OSError):
+    """The address is taken, or none."""
+
+
+@dataclass(slots=True)
+class Service:
+    """A gRPC server for the machines of one registry. Made and used within one event loop."""
+
+    limits: Limits = field(default_factory=Limits)
+    registry: Registry = field(init=False)
+    health: health_aio.HealthServicer = field(init=False)
+    server: grpc.aio.Server = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.registry = Registry(self.limits)
+        self.health = health_aio.HealthServicer()
+        self.server = _grpc_server(self.limits)
+        registry, server = self.registry, self.server
+        machine_pb2_grpc.add_MachineServiceServicer_to_server(MachineService(registry), server)
+        process_pb2_grpc.add_ProcessServiceServicer_to_server(ProcessService(registry), server)
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(registry), server)
+        batch_pb2_grpc.add_BatchServiceServicer_to_server(BatchService(registry), server)
+        view_pb2_grpc.add_ViewServiceServicer_to_server(ViewService(registry), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        reflection.enable_server_reflection(
+            (
+                *SERVICES,
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                reflection.SERVICE_NAME,
+            ),
+            server,
+        )
+
+    async def start(self, address: str) -> str:
+        """Listen on ``address`` and give the address with the port that was bound.
+
+        Raises:
+            CannotListenError: The address is taken, or none.
+        """
+        try:
+            port = self.server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise CannotListenError(f"cannot listen on {address}: {error}") from error
+        await self.server.start()
+        for name in ("", *SERVICES):
+            await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if address.startswith("unix:"):
+            return address
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace_s: float = GRACE_S) -> None:
+        """Take nothing more on, let what runs end for ``grace_s`` seconds, then end it."""
+        await self.health.enter_graceful_shutdown()
+        await self.registry.drain()
+        await self.server.stop(grace_s)
+        self.registry.close()
+
+
+def _grpc_server(limits: Limits) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=(ErrorInterceptor(),),
+        maximum_concurrent_rpcs=limits.rpcs,
+        options=(
+            ("grpc.max_receive_message_length", limits.message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", limits.metadata_bytes),
+            ("grpc.absolute_max_metadata_size", 2 * limits.metadata_bytes),
+            ("grpc.max_concurrent_streams", limits.streams_per_connection),
+            ("grpc.so_reuseport", 0),
+        ),
+    )
