@@ -64,6 +64,48 @@ class Memory:
             ValueError: It is no such object, or it contradicts itself.
         """
 
+    def import_frames(
+        self,
+        *,
+        run_start: npt.NDArray[np.uint32],
+        run_nr: npt.NDArray[np.uint32],
+        run_class: npt.NDArray[np.uint8],
+        run_order: npt.NDArray[np.uint8],
+        free_pfn: npt.NDArray[np.uint32],
+        free_order: npt.NDArray[np.uint8],
+        pageblock_mt: npt.NDArray[np.uint8],
+        pcp_pfn: npt.NDArray[np.uint32],
+        pcp_order: npt.NDArray[np.uint8],
+        pcp_cpu: npt.NDArray[np.uint16],
+        pcp_high: list[tuple[int, int, int]],
+    ) -> None:
+        """Replace the state of every frame: those that no column names are holes.
+
+        Used frames are runs of blocks of one class and order; free blocks and blocks on per-CPU
+        lists stand in the order of their lists; ``pcp_high`` has (zone, cpu, frames). Zones,
+        limits, counters and clocks stay as booted.
+
+        Raises:
+            ValueError: The columns contradict each other or the zones; nothing has changed.
+        """
+
+    # ---- the whole ----
+
+    def snapshot(self) -> bytes:
+        """Encode the whole state, compressed: one canonical encoding with a version."""
+
+    @staticmethod
+    def restore(snapshot: bytes, *, max_bytes: int) -> Memory:
+        """Make a memory in the state that was saved, which is checked in full.
+
+        Raises:
+            ValueError: These bytes are no snapshot, are damaged, or unpack to more than
+                ``max_bytes``.
+        """
+
+    def digest(self) -> bytes:
+        """Hash the state, SHA-256: equal states have equal digests."""
+
     # ---- blocks of frames for callers without an address space ----
 
     def alloc_pages(self, *, order: int, gfp: int, cpu: int = 0, node: int | None = None) -> int:

@@ -1,5 +1,6 @@
 //! Booting, and blocks of frames for callers without an address space.
 
+use contigmm_core::import::Import;
 use contigmm_core::{BootSpec, Gfp, Memory as CoreMemory, NodeId, Order, PageClass, Pfn};
 use numpy::{PyArray1, PyArrayMethods};
 use parking_lot::Mutex;
@@ -38,6 +39,50 @@ impl Memory {
         let to_py = |err: contigmm_core::BootError| PyValueError::new_err(err.to_string());
         let spec = BootSpec::from_json(spec_json).map_err(to_py)?;
         Ok(Self(Mutex::new(CoreMemory::boot(&spec).map_err(to_py)?)))
+    }
+
+    #[allow(clippy::too_many_arguments)] // one a column
+    #[pyo3(signature = (*, run_start, run_nr, run_class, run_order, free_pfn, free_order, pageblock_mt, pcp_pfn, pcp_order, pcp_cpu, pcp_high))]
+    fn import_frames(
+        &self,
+        py: Python<'_>,
+        run_start: &Bound<'_, PyArray1<u32>>,
+        run_nr: &Bound<'_, PyArray1<u32>>,
+        run_class: &Bound<'_, PyArray1<u8>>,
+        run_order: &Bound<'_, PyArray1<u8>>,
+        free_pfn: &Bound<'_, PyArray1<u32>>,
+        free_order: &Bound<'_, PyArray1<u8>>,
+        pageblock_mt: &Bound<'_, PyArray1<u8>>,
+        pcp_pfn: &Bound<'_, PyArray1<u32>>,
+        pcp_order: &Bound<'_, PyArray1<u8>>,
+        pcp_cpu: &Bound<'_, PyArray1<u16>>,
+        pcp_high: Vec<(u8, u16, u32)>,
+    ) -> PyResult<()> {
+        let run_start = run_start.to_vec()?;
+        let run_nr = run_nr.to_vec()?;
+        let run_class = run_class.to_vec()?;
+        let run_order = run_order.to_vec()?;
+        let free_pfn = free_pfn.to_vec()?;
+        let free_order = free_order.to_vec()?;
+        let pageblock_mt = pageblock_mt.to_vec()?;
+        let pcp_pfn = pcp_pfn.to_vec()?;
+        let pcp_order = pcp_order.to_vec()?;
+        let pcp_cpu = pcp_cpu.to_vec()?;
+        let state = Import {
+            run_start: &run_start,
+            run_nr: &run_nr,
+            run_class: &run_class,
+            run_order: &run_order,
+            free_pfn: &free_pfn,
+            free_order: &free_order,
+            pageblock_mt: &pageblock_mt,
+            pcp_pfn: &pcp_pfn,
+            pcp_order: &pcp_order,
+            pcp_cpu: &pcp_cpu,
+            pcp_high: &pcp_high,
+        };
+        let imported = py.detach(|| self.0.lock().import(&state));
+        imported.map_err(|err| PyValueError::new_err(err.to_string()))
     }
 
     #[pyo3(signature = (*, order, gfp, cpu = 0, node = None))]

@@ -1,6 +1,7 @@
 //! `Memory`: the physical memory of one machine, behind one lock. A file a subject.
 
 mod allocator;
+mod state;
 mod views;
 
 use contigmm_core::{Cpu, Memory as CoreMemory};
