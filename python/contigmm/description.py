@@ -113,7 +113,10 @@ class PcpDescription:
 
 @dataclass(frozen=True, slots=True)
 class ZoneDescription:
-    """One zone of one node. ``None``: the source does not tell, and the machine computes it."""
+    """One zone of one node. ``None``: the source does not tell, and the machine computes it.
+
+    ``holes`` are (first frame, frames) without memory, ascending: what is spanned but not present.
+    """
 
     node: int
     name: str
@@ -129,6 +132,7 @@ class ZoneDescription:
     cma: int = 0
     protection: tuple[int, ...] | None = None
     pcp: tuple[PcpDescription, ...] = ()
+    holes: tuple[tuple[int, int], ...] = ()
 
     @property
     def key(self) -> str:
@@ -358,8 +362,9 @@ def _parse(plain: bytes) -> MachineDescription:
 def _parse_zone(zone: dict[str, Any]) -> ZoneDescription:
     pcp = tuple(PcpDescription(**one) for one in zone.pop("pcp"))
     protection = zone.pop("protection")
+    holes = tuple((int(start), int(nr)) for start, nr in zone.pop("holes"))
     told = None if protection is None else tuple(protection)
-    return ZoneDescription(**zone, pcp=pcp, protection=told)
+    return ZoneDescription(**zone, pcp=pcp, protection=told, holes=holes)
 
 
 def _parse_layout(plain: bytes, at: int, lengths: dict[str, int], owners: Any) -> Layout:
@@ -411,6 +416,13 @@ def _check_zone(zone: ZoneDescription) -> None:
         raise DescriptionError(f"Node {zone.node} of zone {zone.name} is not in 0 … 1023.")
     if zone.start_pfn < 0 or zone.spanned <= 0 or zone.end_pfn > MAX_NR_FRAMES:
         raise DescriptionError(f"Zone {zone.key} spans frames that cannot be.")
+    at = zone.start_pfn
+    for start, nr in zone.holes:
+        if start < at or nr <= 0 or start + nr > zone.end_pfn:
+            raise DescriptionError(f"A hole of zone {zone.key} begins or ends where it cannot.")
+        at = start + nr
+    if sum(nr for _, nr in zone.holes) != zone.spanned - zone.present:
+        raise DescriptionError(f"The holes of zone {zone.key} are not what it lacks of its span.")
     if not 0 <= zone.managed <= zone.present <= zone.spanned:
         raise DescriptionError(
             f"Zone {zone.key}: managed {zone.managed}, present {zone.present} and spanned "
@@ -436,7 +448,8 @@ def _check_layout(description: MachineDescription, layout: Layout) -> None:
     nr = np.concatenate([frames.nr.astype(np.int64), one << order[len(frames.nr) :]])
     if ((start | nr) & ((one << order) - 1)).any() or (nr == 0).any():
         raise DescriptionError("A block or folio does not begin or end at a multiple of its size.")
-    _check_disjoint(description, start, nr)
+    _check_disjoint(start, nr)
+    _check_in_zones(description, start, nr, len(frames.nr))
     used = frames.owner != NO_OWNER
     if used.any() and int(frames.owner[used].max()) >= len(layout.owners):
         raise DescriptionError("A used frame's owner does not exist.")
@@ -446,16 +459,28 @@ def _check_layout(description: MachineDescription, layout: Layout) -> None:
         raise DescriptionError("There is not exactly one migratetype a pageblock.")
 
 
-def _check_disjoint(
-    description: MachineDescription, start: npt.NDArray[np.int64], nr: npt.NDArray[np.int64]
-) -> None:
+def _check_disjoint(start: npt.NDArray[np.int64], nr: npt.NDArray[np.int64]) -> None:
     by_start = np.argsort(start, kind="stable")
     start, end = start[by_start], (start + nr)[by_start]
     twice = np.flatnonzero(start[1:] < end[:-1])
     if len(twice):
         raise DescriptionError(f"Frame {int(start[twice[0] + 1])} is described twice.")
+
+
+def _check_in_zones(
+    description: MachineDescription,
+    start: npt.NDArray[np.int64],
+    nr: npt.NDArray[np.int64],
+    nr_used: int,
+) -> None:
+    """Free frames lie in one zone; frames in use may lie in none, but not across an edge."""
+    end = start + nr
     inside = np.zeros(len(start), bool)
+    touching = np.zeros(len(start), bool)
     for zone in description.zones:
         inside |= (start >= zone.start_pfn) & (end <= zone.end_pfn)
-    if not inside.all():
-        raise DescriptionError(f"Frame {int(start[~inside][0])} lies in no zone, or in two.")
+        touching |= (start < zone.end_pfn) & (end > zone.start_pfn)
+    outside = ~inside
+    outside[:nr_used] &= touching[:nr_used] | (end[:nr_used] > description.nr_frames)
+    if outside.any():
+        raise DescriptionError(f"Frame {int(start[outside][0])} lies in no zone, or in two.")

@@ -133,6 +133,14 @@ def with_header(edit):
             with_header(lambda h: h["zones"][0].update(managed=1025)), "managed", id="managed"
         ),
         pytest.param(with_header(lambda h: h["zones"][0].update(name="X")), "'X'", id="zone name"),
+        pytest.param(
+            with_header(lambda h: h["zones"][0].update(present=1020)), "holes", id="no hole told"
+        ),
+        pytest.param(
+            with_header(lambda h: h["zones"][0].update(present=1020, holes=[[1022, 4]])),
+            "A hole",
+            id="hole beyond the zone",
+        ),
     ],
 )
 def test_bad_bytes_are_refused_with_a_sentence(packed, sentence):

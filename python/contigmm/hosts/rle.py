@@ -27,11 +27,17 @@ class CodecError(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WordRuns:
-    """Runs of equal words: ``nr[i]`` words of ``word[i]`` from position ``start[i]`` on."""
+    """Runs of equal words: ``nr[i]`` words ``dictionary[index[i]]`` from ``start[i]`` on."""
 
     start: I64
     nr: I64
-    word: U64
+    index: I64
+    dictionary: U64
+
+    @property
+    def word(self) -> U64:
+        """The word of each run."""
+        return self.dictionary[self.index]
 
     @property
     def total(self) -> int:
@@ -48,18 +54,18 @@ def runs_of(words: U64) -> WordRuns:
     change = np.flatnonzero(words[1:] != words[:-1]) + 1
     start = np.concatenate([np.zeros(min(1, len(words)), np.int64), change])
     nr = np.diff(np.append(start, len(words)))
-    return WordRuns(start, nr, words[start])
+    dictionary, index = np.unique(words[start], return_inverse=True)
+    return WordRuns(start, nr, index, dictionary)
 
 
 def encode(runs: WordRuns) -> bytes:
     """Return the PRL1 stream of ``runs``."""
-    dictionary, inverse, counts = np.unique(runs.word, return_inverse=True, return_counts=True)
-    by_count = np.lexsort((dictionary, -counts))
+    by_count = np.lexsort((runs.dictionary, -np.bincount(runs.index)))
     rank = np.empty_like(by_count)
     rank[by_count] = np.arange(len(by_count))
-    pairs = np.column_stack([rank[inverse], runs.nr]).reshape(-1)
-    header = MAGIC + runs.total.to_bytes(8, "little") + len(dictionary).to_bytes(4, "little")
-    return header + dictionary[by_count].astype("<u8").tobytes() + _encode_varints(pairs)
+    pairs = np.column_stack([rank[runs.index], runs.nr]).reshape(-1)
+    header = MAGIC + runs.total.to_bytes(8, "little") + len(by_count).to_bytes(4, "little")
+    return header + runs.dictionary[by_count].astype("<u8").tobytes() + _encode_varints(pairs)
 
 
 def decode(stream: bytes, *, max_words: int = 2**32 - 1) -> WordRuns:
@@ -86,7 +92,7 @@ def decode(stream: bytes, *, max_words: int = 2**32 - 1) -> WordRuns:
         raise CodecError("a run refers beyond its dictionary")
     if int(nr.sum()) != total:
         raise CodecError(f"it covers {int(nr.sum())} words, its header says {total}")
-    return WordRuns(np.cumsum(nr) - nr, nr, dictionary[index])
+    return WordRuns(np.cumsum(nr) - nr, nr, index, dictionary)
 
 
 def _encode_varints(values: I64) -> bytes:

@@ -1,0 +1,91 @@
+"""Captures: one ``.tar.xz`` file with /proc texts and the flags of every frame.
+
+Format ``physmem-snapshot/1``: ``meta.json`` (format, npfn, uname, settings), ``text/NAME`` (texts
+of /proc; those that were read around the scan as ``NAME.before`` and ``NAME.after``),
+``kpageflags.rle`` and, where it was recorded, ``kpagecount.rle`` (PRL1, see `contigmm.hosts.rle`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import tarfile
+from pathlib import Path
+from typing import Any, Final
+
+from contigmm.description import MAX_NR_FRAMES
+from contigmm.hosts import rle
+from contigmm.hosts.evidence import Evidence, from_texts
+from contigmm.hosts.source_error import SourceError
+
+FORMAT: Final = "physmem-snapshot/1"
+_MAX_UNPACKED: Final = 1 << 30
+
+
+def read_capture(path: Path) -> Evidence:
+    """Read a capture.
+
+    Raises:
+        SourceError: the file is no capture, is damaged, or a text in it is malformed.
+    """
+    name = str(path)
+    members = _members(path)
+    meta = _meta(members, name)
+    try:
+        flags = rle.decode(members["kpageflags.rle"], max_words=MAX_NR_FRAMES)
+    except KeyError:
+        raise SourceError("the capture has no kpageflags.rle.", name=name) from None
+    except rle.CodecError as error:
+        raise SourceError(f"{error}.", name=f"{name}:kpageflags.rle") from error
+    texts = {
+        member.removeprefix("text/"): octets.decode("utf-8", "replace")
+        for member, octets in members.items()
+        if member.startswith("text/")
+    }
+    nr_cpus = meta.get("ncpu")
+    return from_texts(
+        texts,
+        origin=name,
+        name_of={text: f"{name}:text/{text}" for text in texts},
+        page_flags=flags,
+        found_settings=meta.get("settings") if isinstance(meta.get("settings"), dict) else None,
+        nr_cpus=nr_cpus if isinstance(nr_cpus, int) and 0 < nr_cpus <= 8192 else 0,
+    )
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """Unpack, without writing anything, and with a cap on the unpacked size."""
+    inflater = lzma.LZMADecompressor()
+    try:
+        plain = inflater.decompress(path.read_bytes(), _MAX_UNPACKED)
+        if not inflater.eof:
+            raise SourceError(
+                f"it is cut off or has more than {_MAX_UNPACKED} bytes.", name=str(path)
+            )
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
+            out = {}
+            for member in tar:
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is not None:
+                    out[member.name.removeprefix("./")] = file.read()
+            return out
+    except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
+        raise SourceError(
+            f"it is no .tar.xz file, or damaged ({error}).", name=str(path)
+        ) from error
+    except OSError as error:
+        raise SourceError(f"it cannot be read: {error.strerror}.", name=str(path)) from error
+
+
+def _meta(members: dict[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(members["meta.json"])
+    except (KeyError, ValueError) as error:
+        raise SourceError("it has no readable meta.json: no capture.", name=name) from error
+    told = meta.get("format") if isinstance(meta, dict) else None
+    if told != FORMAT:
+        raise SourceError(f"its format is {told!r}, not {FORMAT!r}.", name=f"{name}:meta.json")
+    if meta.get("page_size", 4096) != 4096:
+        raise SourceError("only frames of 4096 bytes are known.", name=f"{name}:meta.json")
+    return dict(meta)

@@ -1,0 +1,129 @@
+"""Pages on per-CPU lists: /proc/zoneinfo tells how many; which frames they are is drawn.
+
+Such pages show no flag at all, like other kernel pages without a type, so they are drawn from the
+blank ones: first from pageblocks of type Movable, where the kernel's own pages seldom lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from contigmm.description import (
+    PAGEBLOCK_NR_PAGES,
+    PAGEBLOCK_ORDER,
+    UNKNOWN_MIGRATETYPE,
+    MigrateType,
+    PcpPages,
+    ZoneDescription,
+)
+from contigmm.hosts.kpageflags import UsedRuns
+from contigmm.hosts.rle import I64
+
+#: Lists exist for these types; pages of other types go to the Movable list: include/linux/mmzone.h
+#: (``MIGRATE_PCPTYPES``) and mm/page_alloc.c:free_unref_page(), v6.12.
+_PCP_TYPES = (MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABLE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """Blocks drawn for one zone's lists, all CPUs, in list order."""
+
+    pfn: I64
+    order: npt.NDArray[np.uint8]
+    cpu: I64
+
+
+def draw_pcp(
+    used: UsedRuns,
+    zones: tuple[ZoneDescription, ...],
+    types: npt.NDArray[np.uint8],
+    rng: np.random.Generator,
+) -> tuple[PcpPages, int]:
+    """Return the pages on per-CPU lists, and how many of those told no blank frame was left for."""
+    drawn, short = [], 0
+    blank = used.take(used.blank)
+    for zone in zones:
+        wanted = [pcp.count for pcp in zone.pcp]
+        found = _draw_zone(_frames(blank, zone, types), types, wanted, rng)
+        short += sum(wanted) - int((1 << found.order.astype(np.int64)).sum())
+        drawn.append(found)
+    pfn = np.concatenate([one.pfn for one in drawn])
+    told = types[pfn >> PAGEBLOCK_ORDER]
+    listed = np.where(np.isin(told, _PCP_TYPES), told, MigrateType.MOVABLE)
+    return (
+        PcpPages(
+            pfn=pfn.astype(np.uint32),
+            cpu=np.concatenate([one.cpu for one in drawn]).astype(np.uint16),
+            order=np.concatenate([one.order for one in drawn]),
+            migratetype=listed.astype(np.uint8),
+        ),
+        short,
+    )
+
+
+def _frames(blank: UsedRuns, zone: ZoneDescription, types: npt.NDArray[np.uint8]) -> I64:
+    """Return the zone's blank frames that lie in a pageblock with a type."""
+    rows = blank.take((blank.start >= zone.start_pfn) & (blank.start < zone.end_pfn))
+    before = np.cumsum(rows.nr) - rows.nr
+    pfn = np.repeat(rows.start - before, rows.nr) + np.arange(int(rows.nr.sum()))
+    kept: I64 = pfn[types[pfn >> PAGEBLOCK_ORDER] != UNKNOWN_MIGRATETYPE]
+    return kept
+
+
+def _draw_zone(
+    frames: I64, types: npt.NDArray[np.uint8], wanted: list[int], rng: np.random.Generator
+) -> _Drawn:
+    """Draw one zone's lists; whole blank pageblocks are taken as blocks of order 9 if they fit."""
+    block = frames >> PAGEBLOCK_ORDER
+    movable = types[block] == MigrateType.MOVABLE
+    number, count = np.unique(block[movable], return_counts=True)
+    whole = number[count == PAGEBLOCK_NR_PAGES]
+    room = sum(one // PAGEBLOCK_NR_PAGES for one in wanted)
+    whole = rng.permutation(whole)[: room if len(whole) <= room else 0]
+    single = ~np.isin(block, whole)
+    key = rng.permutation(int(single.sum()))
+    frames = frames[single][np.lexsort((key, ~movable[single]))]
+    pfn, order, cpu, at = [], [], [], 0
+    big = iter(whole.tolist())
+    for number_of_cpu, left in enumerate(wanted):
+        while left >= PAGEBLOCK_NR_PAGES and (head := next(big, None)) is not None:
+            pfn.append(np.array([head << PAGEBLOCK_ORDER]))
+            order.append(np.array([PAGEBLOCK_ORDER], np.uint8))
+            cpu.append(np.array([number_of_cpu]))
+            left -= PAGEBLOCK_NR_PAGES
+        mine = frames[at : at + left]
+        at += len(mine)
+        pfn.append(mine)
+        order.append(np.zeros(len(mine), np.uint8))
+        cpu.append(np.full(len(mine), number_of_cpu))
+    empty = np.zeros(0, np.int64)
+    return _Drawn(
+        np.concatenate([empty, *pfn]).astype(np.int64),
+        np.concatenate([empty, *order]).astype(np.uint8),
+        np.concatenate([empty, *cpu]).astype(np.int64),
+    )
+
+
+def without(used: UsedRuns, pcp: PcpPages) -> UsedRuns:
+    """Return the used rows less the pages on per-CPU lists, which are all blank."""
+    if not len(pcp.pfn):
+        return used
+    blank = used.take(used.blank)
+    by_pfn = np.argsort(pcp.pfn, kind="stable")
+    cut = pcp.pfn[by_pfn].astype(np.int64)
+    nr = np.int64(1) << pcp.order[by_pfn].astype(np.int64)
+    edges = np.concatenate([blank.start, blank.start + blank.nr, cut, cut + nr])
+    step = np.repeat(np.array([1, -1, -1, 1]), [len(blank.nr), len(blank.nr), len(cut), len(cut)])
+    by_edge = np.argsort(edges, kind="stable")
+    edges, level = edges[by_edge], np.cumsum(step[by_edge])
+    last = np.append(edges[1:] != edges[:-1], True)
+    edges, level = edges[last], level[last]
+    inside = np.flatnonzero(level[:-1] > 0)
+    start, nr = edges[inside], edges[inside + 1] - edges[inside]
+    row = np.searchsorted(blank.start, start, side="right") - 1
+    rest = blank.take(row)
+    kept = UsedRuns(start, nr, rest.page_class, rest.order, rest.flags, rest.blank)
+    return UsedRuns.sorted(used.take(~used.blank), kept)
