@@ -20,7 +20,6 @@ FREE, ANON, PCP, FILE = range(4)
 def states(*runs):
     first, count, classes = zip(*runs, strict=True)
     return FrameStates(
-        1,
         np.array(first, np.uint64),
         np.array(count, np.uint64),
         np.array(classes, np.uint8),
@@ -120,5 +119,16 @@ def test_owners_are_compared_page_by_page():
     assert moved.violations() == [
         "process 4, which the machine came with, no longer has the frames it had"
     ]
-    left = Closing(START, START, {}, {9: frames(1)})
-    assert left.violations() == ["process 9 has outlived the load"]
+    gone = Closing(START, START, {4: frames(100)}, {})
+    assert gone.violations() == moved.violations()
+
+
+def test_a_process_of_the_load_that_is_still_there_is_named():
+    closing = Closing(START, START, {}, {}, survivors=(9,))
+    assert closing.violations() == ["process 9 has outlived the load"]
+
+
+def test_frames_may_change_hands_where_some_were_migrated_but_none_may_vanish():
+    moved = states((0, 40, FREE), (40, 120, ANON), (160, 40, FREE))
+    assert Closing(START, moved, {}, {}).violations(moved=True) == []
+    assert Closing(START, states((0, 199, FREE)), {}, {}).violations(moved=True)

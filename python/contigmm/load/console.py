@@ -1,102 +1,95 @@
 """What a run shows: live progress on standard error, the report on standard output."""
 
-from collections.abc import Iterable
+from collections import Counter
 from typing import Final
 
 from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from contigmm.load.fragmentation import PAGE_BYTES, Fragmentation
+from contigmm.load.coordinator import Tick
+from contigmm.load.fragmentation import PAGE_BYTES
 from contigmm.load.report import LIMITS, Report, errno_name, what_decided
 from contigmm.load.samples import WINDOW_COMMANDS, Kind
 from contigmm.load.sizes import format_bytes
-from contigmm.load.tally import SizeTally
+from contigmm.load.tally import Refusal
 
 _KIND_NAMES: Final = {Kind.MAP: "mmap(MAP_CONTIG)", Kind.TOUCH: "touch", Kind.UNMAP: "munmap"}
 
 
-def mib(nr_bytes: float) -> str:
+def mib(nr_bytes: int) -> str:
     """Write an amount of memory for a person."""
-    return (
-        f"{nr_bytes / (1 << 20):,.0f} MiB"
-        if nr_bytes < 10 << 30
-        else f"{nr_bytes / (1 << 30):,.1f} GiB"
-    )
+    if nr_bytes < 10 << 30:
+        return f"{nr_bytes / (1 << 20):,.0f} MiB"
+    return f"{nr_bytes / (1 << 30):,.1f} GiB"
 
 
 def print_report(report: Report, console: Console) -> None:
     """Print everything a user wants to know of a run, the verdict last."""
+    for heading, table in (
+        ("Requests", _sizes_table(report)),
+        ("Refusals", _refusals_table(report)),
+        ("Time of a call, from sending it to its answer", _latency_table(report)),
+        ("Free blocks: captured, filled, measured from began to ended", _stages_table(report)),
+        ("Unusable index: share of free memory in blocks too small", _unusable_table(report)),
+    ):
+        console.print(Text(heading, style="bold"))
+        console.print(Padding(table, (0, 0, 1, 2)))
+    for sentence in _sentences(report):
+        console.print(sentence, highlight=False, markup=False)
     console.print()
-    console.print(Text("Requests", style="bold"))
-    console.print(_sizes_table(report))
-    console.print(Text("Time of a call, from sending it to its answer", style="bold"))
-    console.print(_latency_table(report))
-    console.print(Text("Free memory", style="bold"))
-    console.print(_stages_table(report))
-    console.print(_unusable_table(report))
-    for line in _sentences(report):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(Text(report.verdict(), style="bold"), soft_wrap=True)
+    console.print(Text(report.verdict(), style="bold"))
 
 
-def progress_view(
-    *,
-    phase: str,
-    done_s: float,
-    of_s: float,
-    sizes: Iterable[SizeTally],
-    calls_per_s: float,
-    in_flight: int,
-) -> Group:
+def progress_view(tick: Tick) -> Group:
     """Return what is shown while the load runs."""
-    line = Text(
-        f"{phase}: {done_s:4.1f} of {of_s:.0f} s   {calls_per_s:,.0f} calls/s"
-        f"   {in_flight} in flight"
-    )
-    table = Table(box=None, pad_edge=False)
-    table.add_column("size", justify="right")
-    table.add_column("attempts", justify="right")
-    table.add_column("refused", justify="right")
-    table.add_column("")
-    for size in sizes:
-        bar = "█" * round(size.refused_share * 30)
+    if not tick.done_s:
+        return Group(Text(f"{tick.phase} ..."))
+    line = f"{tick.phase}: {tick.done_s:4.1f} s"
+    if not tick.sizes:
+        return Group(Text(line))
+    line += f" of {tick.of_s:g} s, {tick.calls_per_s:,.0f} calls/s, {tick.in_flight:.1f} in flight"
+    table = _plain_table("size", "attempts", "refused", "")
+    for size in tick.sizes:
+        bar = "#" * round(size.refused_share * 30)
         table.add_row(
             format_bytes(size.size_bytes), f"{size.attempts:,}", f"{size.refused_share:.1%}", bar
         )
-    return Group(line, table)
+    table.columns[-1].justify = "left"
+    return Group(Text(line), table)
 
 
-def _plain_table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+def _plain_table(*headings: str, padding: tuple[int, int, int, int] = (0, 2, 0, 0)) -> Table:
+    table = Table(box=None, pad_edge=False, padding=padding)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
     return table
 
 
 def _sizes_table(report: Report) -> Table:
-    table = _plain_table("size", "attempts", "mapped", "refused", "memory", "limit", "decided by")
-    table.columns[-1].justify = "left"
-    table.columns[-1].no_wrap = False
-    table.columns[-1].overflow = "fold"
+    table = _plain_table("size", "attempts", "mapped", "refused", "for memory", "by a limit")
     for size in report.sizes:
         limits = sum(
             times for refusal, times in size.refusals.items() if errno_name(refusal.errno) in LIMITS
         )
-        refused = size.refusals.total()
-        reasons = [
-            f"{errno_name(refusal.errno)} {refusal.reason} {times:,}"
-            for refusal, times in size.refusals.most_common()
-        ]
         table.add_row(
             format_bytes(size.size_bytes),
             f"{size.attempts:,}",
             f"{size.successes:,}",
             f"{size.refused_share:.1%}",
-            f"{refused - limits:,}",
+            f"{size.refusals.total() - limits:,}",
             f"{limits:,}",
-            "\n".join(reasons),
         )
+    return table
+
+
+def _refusals_table(report: Report) -> Table:
+    table = _plain_table("refused with", "times", "because")
+    table.columns[-1].justify = "left"
+    refusals: Counter[Refusal] = sum((size.refusals for size in report.sizes), Counter())
+    for refusal, times in refusals.most_common():
+        table.add_row(errno_name(refusal.errno), f"{times:,}", refusal.reason)
     return table
 
 
@@ -109,40 +102,37 @@ def _latency_table(report: Report) -> Table:
     return table
 
 
-def _stages(report: Report) -> list[tuple[str, Fragmentation]]:
-    stages = report.stages
-    return [
-        ("as captured", stages.captured),
-        ("filled", stages.filled),
-        ("measuring began", stages.loaded),
-        ("measuring ended", stages.end),
-        ("all exited", stages.emptied),
-    ]
-
-
-def _orders(report: Report) -> range:
-    return range(len(report.stages.captured.total))
-
-
 def _stages_table(report: Report) -> Table:
-    names = [format_bytes(PAGE_BYTES << order) for order in _orders(report)]
-    table = _plain_table("blocks of", "free", "in use", *names)
-    for name, stage in _stages(report):
-        used = 1 - stage.free_bytes / report.managed_bytes
-        table.add_row(
-            name, mib(stage.free_bytes), f"{used:.1%}", *(f"{count:,}" for count in stage.total)
-        )
+    """Free blocks of the whole machine by order, at the stations of the run."""
+    stages = report.stages
+    columns = (stages.captured, stages.filled, stages.loaded, stages.end, stages.emptied)
+    table = _plain_table("blocks of", "captured", "filled", "began", "ended", "all exited")
+    for order in range(len(stages.captured.total)):
+        counts = (f"{stage.total[order]:,}" for stage in columns)
+        table.add_row(format_bytes(PAGE_BYTES << order), *counts)
+    table.add_row("free", *(mib(stage.free_bytes) for stage in columns))
+    table.add_row(
+        "in use", *(f"{1 - stage.free_bytes / report.managed_bytes:.1%}" for stage in columns)
+    )
     return table
 
 
 def _unusable_table(report: Report) -> Table:
-    names = [format_bytes(PAGE_BYTES << order) for order in _orders(report)]
-    table = _plain_table("unusable for", "zone", *names)
-    for name, stage in _stages(report):
-        for zone, shares in stage.unusable.items():
-            if any(report.stages.captured.zones[zone]):
-                table.add_row(name, zone, *(f"{share:.3f}" for share in shares))
-                name = ""
+    """The unusable index, without order 0 for which all that is free is usable."""
+    stages = report.stages
+    orders = range(1, len(stages.captured.total))
+    names = [format_bytes(PAGE_BYTES << order) for order in orders]
+    table = _plain_table("zone", "when", *names, padding=(0, 1, 0, 0))
+    for zone, counts in stages.captured.zones.items():
+        if not any(counts):
+            continue
+        for when, stage in (
+            ("captured", stages.captured),
+            ("filled", stages.filled),
+            ("ended", stages.end),
+        ):
+            shares = stage.unusable[zone][1:]
+            table.add_row(zone if when == "captured" else "", when, *(f"{s:.3f}" for s in shares))
     return table
 
 

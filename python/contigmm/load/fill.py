@@ -14,18 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contigmm.description import (
+    MAX_PAGE_ORDER,
+    NO_OWNER,
+    PAGEBLOCK_NR_PAGES,
     FrameRuns,
     FreeBlocks,
     Layout,
     MachineDescription,
+    MigrateType,
     OwnerDescription,
     OwnerKind,
     PageClass,
+    PcpPages,
     ZoneDescription,
 )
 
 FILE_FRAMES: Final = 1 << 14
 """Frames of one file of the cache: 64 MiB."""
+
+_USUAL_RATIO: Final = 256  # sysctl_lowmem_reserve_ratio, mm/page_alloc.c, v6.12
 
 _BATCH_FRAMES: Final = 1 << 22
 
@@ -43,6 +50,19 @@ class Filling:
     cache_frames: int
     """Frames that filling took, in whole blocks."""
     nr_files: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that say what was done."""
+        done = []
+        if self.aged_frames:
+            done.append(f"{self.aged_frames} single pages of cache age it (drawn from the seed)")
+        if self.cache_frames:
+            done.append(
+                f"{self.cache_frames} frames of {self.nr_files} cached files fill it, from blocks"
+                " of all orders alike (drawn from the seed)"
+            )
+        return tuple(done)
 
     @property
     def usable_frames(self) -> int:
@@ -75,6 +95,65 @@ def prepare(description: MachineDescription, *, occupancy: float, age: float, se
         cache_frames=int((np.uint64(1) << taken.order.astype(np.uint64)).sum()),
         nr_files=sum(owner.name.startswith("load-") for owner in added),
     )
+
+
+def fresh_layout(description: MachineDescription) -> MachineDescription:
+    """Return ``description`` with a layout: its own, or that of a machine just booted.
+
+    Then all managed memory is free, in the largest blocks, and movable. Frames that a zone spans
+    and does not have stand at its end, those that it has and does not manage at its beginning.
+    """
+    if description.layout is not None:
+        return description
+    free: list[FreeBlocks] = []
+    reserved: list[tuple[int, int]] = []
+    for zone in description.zones:
+        begin = zone.start_pfn + zone.present - zone.managed
+        reserved.append((zone.start_pfn, zone.present - zone.managed))
+        free.append(_largest_blocks(begin, begin + zone.managed))
+    rows = [(start, nr) for start, nr in reserved if nr]
+    nr_blocks = -(-description.nr_frames // PAGEBLOCK_NR_PAGES)
+    return replace(
+        description,
+        layout=Layout(
+            frames=FrameRuns(
+                start=np.array([start for start, _ in rows], np.uint32),
+                nr=np.array([nr for _, nr in rows], np.uint32),
+                page_class=np.full(len(rows), PageClass.RESERVED, np.uint8),
+                order=np.zeros(len(rows), np.uint8),
+                flags=np.zeros(len(rows), np.uint8),
+                owner=np.full(len(rows), NO_OWNER, np.uint32),
+                index=np.zeros(len(rows), np.uint32),
+            ),
+            free=_joined(free),
+            pcp=PcpPages(
+                pfn=np.zeros(0, np.uint32),
+                cpu=np.zeros(0, np.uint16),
+                order=np.zeros(0, np.uint8),
+                migratetype=np.zeros(0, np.uint8),
+            ),
+            pageblock_type=np.full(nr_blocks, MigrateType.MOVABLE, np.uint8),
+        ),
+    )
+
+
+def _largest_blocks(begin: int, end: int) -> FreeBlocks:
+    """Cover ``begin <= pfn < end`` by the fewest aligned blocks, lowest first."""
+    pfns, orders = [], []
+    while begin < end:
+        alignment = (begin & -begin).bit_length() - 1 if begin else MAX_PAGE_ORDER
+        order = min(alignment, (end - begin).bit_length() - 1, MAX_PAGE_ORDER)
+        if order == MAX_PAGE_ORDER:  # all of those at once: there may be hundreds of thousands
+            nr = (end - begin) >> MAX_PAGE_ORDER
+            pfns.append(np.arange(nr, dtype=np.uint32) * (1 << MAX_PAGE_ORDER) + begin)
+        else:
+            nr = 1
+            pfns.append(np.array([begin]))
+        orders.append(np.full(nr, order, np.uint8))
+        begin += nr << order
+    pfn = np.concatenate(pfns).astype(np.uint32) if pfns else np.zeros(0, np.uint32)
+    order_column = np.concatenate(orders) if orders else np.zeros(0, np.uint8)
+    return FreeBlocks(pfn, order_column, np.full(len(pfn), MigrateType.MOVABLE, np.uint8))
 
 
 # ---- filling ----
@@ -124,12 +203,20 @@ def _sample(
 def _floor(description: MachineDescription, zone: ZoneDescription) -> int:
     """Frames of a zone that user space does not get: min watermark and lowmem reserve.
 
-    mm/page_alloc.c:__zone_watermark_ok(), v6.12. A source that does not tell watermarks leaves
-    them to the machine; here they then count as one frame in 256.
+    mm/page_alloc.c:__zone_watermark_ok(), v6.12. What the source leaves to the machine is estimated
+    by the usual: one frame in 256 of the zone, and of the zones above it in its node.
     """
     minimum = zone.watermark_min
-    reserve = max(zone.protection, default=0) if zone.protection else 0
-    return (zone.managed >> 8 if minimum is None else minimum) + reserve
+    if minimum is None:
+        minimum = zone.managed // _USUAL_RATIO
+    if zone.protection is not None:
+        return minimum + max(zone.protection, default=0)
+    above = (
+        other.managed
+        for other in description.zones
+        if other.node == zone.node and other.start_pfn > zone.start_pfn
+    )
+    return minimum + sum(above) // _USUAL_RATIO
 
 
 # ---- ageing ----

@@ -24,7 +24,6 @@ Pfns = NDArray[np.uint64]
 class FrameStates:
     """What every frame of a machine is at one moment: runs of frames of one class, by pfn."""
 
-    machine_seq: int
     first: NDArray[np.uint64]
     count: NDArray[np.uint64]
     frame_class: NDArray[np.uint8]
@@ -109,32 +108,35 @@ class Closing:
     """Frames of each process that the machine came with, in the order of its addresses."""
     end_owners: Mapping[int, Pfns]
 
-    def violations(self) -> list[str]:
+    survivors: tuple[int, ...] = ()
+    """Processes of clients that are still there at the end."""
+
+    def violations(self, *, moved: bool = False) -> list[str]:
         """Say what was not conserved, a sentence each; nothing if all was.
 
-        With frames migrated or reclaimed meanwhile this is not the question to ask.
+        ``moved``: frames were migrated or reclaimed meanwhile, so that owners may have others now.
         """
-        return [
-            *_states_violations(self.start, self.end),
-            *_owner_violations(self.start_owners, self.end_owners),
-        ]
+        found = [f"process {process} has outlived the load" for process in self.survivors]
+        if nr_twice := self.end.nr_in_two_states():
+            found.append(f"{nr_twice} frames are in two states at once")
+        if self.end.nr_frames != self.start.nr_frames:
+            found.append(
+                f"the machine had {self.start.nr_frames} frames and has {self.end.nr_frames}"
+            )
+        if not moved:
+            found += _changed_states(self.start, self.end)
+            found += _changed_owners(self.start_owners, self.end_owners)
+        return found
 
 
-def _states_violations(start: FrameStates, end: FrameStates) -> list[str]:
-    found = []
-    if nr_twice := end.nr_in_two_states():
-        found.append(f"{nr_twice} frames are in two states at once")
-    if end.nr_frames != start.nr_frames:
-        found.append(f"the machine had {start.nr_frames} frames and has {end.nr_frames}")
+def _changed_states(start: FrameStates, end: FrameStates) -> list[str]:
     before, after = start.canonical(), end.canonical()
-    same = len(before[0]) == len(after[0]) and all(
+    if len(before[0]) == len(after[0]) and all(
         np.array_equal(np.asarray(one), np.asarray(other))
         for one, other in zip(before, after, strict=True)
-    )
-    if not same:
-        pfn = _first_difference(before, after)
-        found.append(f"frame {pfn} is not what it was before the load")
-    return found
+    ):
+        return []
+    return [f"frame {_first_difference(before, after)} is not what it was before the load"]
 
 
 def _first_difference(
@@ -151,13 +153,9 @@ def _first_difference(
     return int(longer[min(len(before[0]), len(after[0]))])
 
 
-def _owner_violations(start: Mapping[int, Pfns], end: Mapping[int, Pfns]) -> list[str]:
-    found = [
+def _changed_owners(start: Mapping[int, Pfns], end: Mapping[int, Pfns]) -> list[str]:
+    return [
         f"process {process}, which the machine came with, no longer has the frames it had"
         for process in sorted(start)
         if process not in end or not np.array_equal(start[process], end[process])
     ]
-    found += [
-        f"process {process} has outlived the load" for process in sorted(set(end) - set(start))
-    ]
-    return found

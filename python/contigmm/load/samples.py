@@ -45,6 +45,10 @@ class Chunk:
     reasons: tuple[str, ...]
     """What the column ``reason`` counts: ``""`` first, then Reasons."""
 
+    def since(self, begin_ns: int) -> "Chunk":
+        """Return the calls that were sent at ``begin_ns`` or later."""
+        return Chunk(self.samples[self.samples["begin_ns"] >= begin_ns], self.reasons)
+
 
 class Recorder:
     """Collects the calls of one generator process and hands them over in chunks."""

@@ -5,7 +5,6 @@ Both are small grammars of the command line, read once, here.
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
@@ -14,7 +13,7 @@ from typing import Final, Self
 from contigmm.errors import ContigmmError
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SIZE: Final = re.compile(r"(\d+)([KMG]?)(?:i?B)?(?::(\d+))?", re.IGNORECASE)
+_BYTES: Final = re.compile(r"(\d+)([KMG]?)(?:i?B)?", re.IGNORECASE)
 _HOLD: Final = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -28,6 +27,18 @@ def format_bytes(nr_bytes: int) -> str:
         if nr_bytes and nr_bytes % _UNITS[unit] == 0:
             return f"{nr_bytes // _UNITS[unit]}{unit}"
     return str(nr_bytes)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size: a number of bytes, or of K, M or G.
+
+    Raises:
+        LoadInputError: The text is none.
+    """
+    match = _BYTES.fullmatch(text.strip())
+    if match is None:
+        raise LoadInputError(f"{text.strip()!r} is no size, such as 64K or 2M")
+    return int(match[1]) * _UNITS[match[2].upper()]
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,11 @@ class SizeMix:
         """
         weights: dict[int, int] = {}
         for part in text.split(","):
-            match = _SIZE.fullmatch(part.strip())
-            if match is None:
+            size, colon, weight_text = part.partition(":")
+            size_bytes = parse_bytes(size)
+            if colon and not weight_text.strip().isdecimal():
                 raise LoadInputError(f"{part.strip()!r} is no size with a weight, such as 64K:50")
-            size_bytes = int(match[1]) * _UNITS[match[2].upper()]
-            weight = int(match[3] or 1)
+            weight = int(weight_text) if colon else 1
             if size_bytes == 0 or weight == 0:
                 raise LoadInputError(f"{part.strip()!r}: a size and a weight are at least 1")
             if size_bytes in weights:
@@ -146,8 +157,3 @@ class Script:
         span = self._hold.high - self._hold.low + 1
         held = self._hold.low + int(self._random.random() * span)
         return Request(min(size_index, len(self._bounds) - 1), held)
-
-
-def draw(requests: int, scripts: Sequence[Script]) -> list[list[Request]]:
-    """Return the first requests of every script: what a run of that length asks for."""
-    return [[script.next_request() for _ in range(requests)] for script in scripts]

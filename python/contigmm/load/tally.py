@@ -74,11 +74,14 @@ class Tally:
             kind: HdrHistogram(1, _HIGHEST_LATENCY_US, _SIGNIFICANT_DIGITS) for kind in Kind
         }
         self._parts: list[Samples] = []
+        self.busy_ns = 0
+        """Time that calls were in flight, added up over all calls."""
 
     def add(self, chunk: Chunk) -> None:
         """Count the calls of a chunk."""
         samples = chunk.samples
         self._parts.append(samples)
+        self.busy_ns += int((samples["end_ns"] - samples["begin_ns"]).sum())
         for kind in Kind:
             of_kind = samples[samples["kind"] == kind]
             for errno, code, size_index, times in _refusals(of_kind):

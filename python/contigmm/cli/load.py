@@ -1,0 +1,157 @@
+"""``contigmm load``: many processes contend for one machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+
+from contigmm.cli.failures import CommandError, needing
+
+if TYPE_CHECKING:
+    from contigmm.description import MachineDescription
+    from contigmm.load.report import Report
+
+_STANDARD_OUTPUT: Final = Path("-")
+_WIDTH: Final = 100
+
+DEFAULT_SIZES: Final = "64K:40,256K:25,1M:15,2M:12,4M:8"
+
+_PLANNING: Final = "What is asked for"
+_MACHINE: Final = "The machine"
+_OUTPUT: Final = "Output"
+
+
+def load(
+    *,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR",
+            help="HOST:PORT of a running server; without it one is started for this run.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="What to boot: host:, file:PATH or spec:NAME.  [default: host:]",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    age: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="FRACTION",
+            help="Share of free memory to break up by scattered pages of cache first.",
+        ),
+    ] = 0.0,
+    occupancy: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="FRACTION", help="Fill the machine up to here with page cache."
+        ),
+    ] = 0.97,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="Simulated processes.")] = 8,
+    duration: Annotated[
+        float, typer.Option(min=0.1, metavar="S", help="Seconds to measure.")
+    ] = 10.0,
+    sizes: Annotated[
+        str, typer.Option(metavar="SIZE:WEIGHT,...", help="Sizes to map, and how often each.")
+    ] = DEFAULT_SIZES,
+    hold: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N|N-M",
+            help="How many of its own next requests a process keeps a mapping for; auto: so that"
+            " together they want more than there is, by --pressure.",
+        ),
+    ] = "auto",
+    pressure: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            metavar="X",
+            help="What is wanted at once, as a multiple of what is free (--hold auto).",
+        ),
+    ] = 1.5,
+    memlock: Annotated[
+        str,
+        typer.Option(
+            metavar="unlimited|SIZE",
+            help="RLIMIT_MEMLOCK of each process; what it refuses is EAGAIN, not ENOMEM.",
+        ),
+    ] = "unlimited",
+    generators: Annotated[
+        int,
+        typer.Option(min=2, metavar="N", help="Operating-system processes that make the calls."),
+    ] = 2,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Decides what is drawn: sizes, holds, placement.")
+    ] = 0,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the result as load/1; - is stdout."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw free memory before and after."),
+    ] = None,
+) -> None:
+    """Let processes contend for one machine, over gRPC, and report."""
+    with needing("load"):
+        from contigmm.load import sizes as grammar
+        from contigmm.load.coordinator import Plan
+        from contigmm.load.live import run_live
+        from contigmm.load.process import RLIM_INFINITY
+
+    source = machine or ("host:" if target is None else None)
+    plan = Plan(
+        description=None if source is None else _describe(source),
+        source=source or f"the machine of {target}",
+        target=target,
+        occupancy=occupancy,
+        age=age,
+        nr_processes=processes,
+        duration_s=duration,
+        mix=grammar.SizeMix.parse(sizes),
+        hold=None if hold == "auto" else grammar.Hold.parse(hold),
+        pressure=pressure,
+        memlock_bytes=RLIM_INFINITY if memlock == "unlimited" else grammar.parse_bytes(memlock),
+        generators=generators,
+        seed=seed,
+    )
+    if plot is not None:
+        with needing("plot"):  # before the run, not after it
+            pass
+    report = run_live(plan, Console(stderr=True))
+    _write(report, json_path, plot)
+    if not report.integrity.ok:
+        raise CommandError("the machine did not keep its promises: see the report")
+
+
+def _describe(source: str) -> "MachineDescription":
+    from contigmm.hosts import describe
+
+    return describe(source)
+
+
+def _write(report: "Report", json_path: Path | None, plot: Path | None) -> None:
+    from contigmm.load.console import print_report
+
+    if json_path is not None and json_path != _STANDARD_OUTPUT:
+        json_path.write_text(report.as_json() + "\n", encoding="utf-8")
+    if plot is not None:
+        from contigmm.load.picture import draw
+
+        draw(report, plot)
+    # What is no terminal has no width: then wide enough for every line.
+    console = Console(stderr=json_path == _STANDARD_OUTPUT)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    print_report(report, console)
+    if json_path == _STANDARD_OUTPUT:
+        print(report.as_json())

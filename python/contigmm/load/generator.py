@@ -1,0 +1,142 @@
+"""A generator: an operating-system process that drives some of the load's simulated processes.
+
+It is started by the coordinator as ``python -m contigmm.load.generator FD``, FD being its end of a
+pair of sockets. When the other end is closed, for whatever cause, it ends too.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
+from typing import Final
+
+from contigmm.client.aio import Machine, connect
+from contigmm.client.failures import ServiceError
+from contigmm.load.pipe import (
+    Assignment,
+    Failed,
+    Leave,
+    Measure,
+    Stop,
+    Stopped,
+    Warmed,
+    receive,
+    send,
+)
+from contigmm.load.process import LoadError, SimulatedProcess
+from contigmm.load.samples import Recorder
+from contigmm.load.sizes import Script
+
+CHUNK_S: Final = 0.25
+"""How often the coordinator is told what was seen."""
+
+
+class Generator:
+    """Runs the simulated processes of one assignment."""
+
+    def __init__(self, assignment: Assignment, writer: asyncio.StreamWriter) -> None:
+        self._assignment = assignment
+        self._writer = writer
+        self._recorder = Recorder()
+        self._measuring = False
+        self._going_on = True
+        self._warm = 0
+        self._processes: list[SimulatedProcess] = []
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        """Do what is assigned until told to leave, or until the coordinator is gone."""
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(connect(self._assignment.address))
+            await self._spawn(client.machine(self._assignment.machine), stack)
+            async with asyncio.TaskGroup() as group:
+                work = [group.create_task(self._drive(process)) for process in self._processes]
+                reports = group.create_task(self._report())
+                while not isinstance(message := await receive(reader), Stop):
+                    if message is None:
+                        raise _AbandonedError
+                    if isinstance(message, Measure):
+                        self._recorder.take()
+                        self._measuring = True
+                self._going_on = False
+                await asyncio.wait(work)
+                reports.cancel()
+            await self._send_chunk()
+            await send(self._writer, Stopped())
+            if isinstance(await receive(reader), Leave):
+                await asyncio.gather(*(process.exit() for process in self._processes))
+
+    async def _spawn(self, machine: Machine, stack: AsyncExitStack) -> None:
+        given = self._assignment
+        for index in given.processes:
+            script = Script(seed=given.seed, process_index=index, mix=given.mix, hold=given.hold)
+            stream = await stack.enter_async_context(machine.stream())
+            process = SimulatedProcess(
+                stream, index=index, script=script, mix=given.mix, recorder=self._recorder
+            )
+            cpu = index % len(given.cpu_nodes)
+            await process.spawn(
+                cpu=cpu, node=given.cpu_nodes[cpu], memlock_bytes=given.memlock_bytes
+            )
+            self._processes.append(process)
+
+    async def _drive(self, process: SimulatedProcess) -> None:
+        await process.run(
+            warm_after=self._assignment.hold.high,
+            warm=self._one_more_is_warm,
+            going_on=lambda: self._going_on,
+        )
+
+    def _one_more_is_warm(self) -> None:
+        self._warm += 1
+
+    async def _report(self) -> None:
+        told = False
+        while True:
+            await asyncio.sleep(CHUNK_S)
+            if self._measuring:
+                await self._send_chunk()
+            elif self._warm == len(self._processes) and not told:
+                told = True
+                await send(self._writer, Warmed())
+
+    async def _send_chunk(self) -> None:
+        await send(self._writer, self._recorder.take())
+
+
+class _AbandonedError(Exception):
+    """The coordinator is gone."""
+
+
+async def _serve_coordinator(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    assignment = await receive(reader)
+    if not isinstance(assignment, Assignment):
+        return
+    sentence = ""
+    try:
+        await Generator(assignment, writer).run(reader)
+    except* _AbandonedError:
+        pass  # nobody is left to be told
+    except* (LoadError, ServiceError) as failed:
+        sentence = "; ".join(sorted({str(error) for error in _leaves(failed)}))
+    if sentence:
+        await send(writer, Failed(sentence))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def main() -> None:
+    """Serve the coordinator at the other end of the socket that the first argument numbers."""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        asyncio.run(_serve_coordinator(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()
