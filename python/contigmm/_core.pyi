@@ -170,6 +170,9 @@ class Memory:
     def pageblock_types(self) -> npt.NDArray[np.uint8]:
         """Return the migratetype of every pageblock, from frame 0 on."""
 
+    def class_counts(self) -> npt.NDArray[np.uint16]:
+        """Count frames: [pageblock, page class], classes as in ``PageClass``."""
+
     def zones(self) -> list[ZoneCounters]:
         """Return the zones, node by node, low zones first."""
 

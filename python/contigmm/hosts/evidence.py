@@ -58,8 +58,8 @@ _SETTINGS = {
     "/proc/sys/vm/overcommit_kbytes": "overcommit_kbytes",
     "/proc/sys/vm/max_map_count": "max_map_count",
     "/proc/sys/vm/mmap_min_addr": "mmap_min_addr",
-    "/sys/kernel/mm/transparent_hugepage/enabled": "thp_enabled",
-    "/sys/kernel/mm/transparent_hugepage/defrag": "thp_defrag",
+    "/sys/kernel/mm/transparent_hugepage/enabled": "transparent_hugepage",
+    "/sys/kernel/mm/transparent_hugepage/defrag": "transparent_hugepage_defrag",
 }
 
 

@@ -35,10 +35,11 @@ def draft_from_flags(evidence: Evidence, seed: int) -> Draft:
     Raises:
         SourceError: flags and zones contradict each other.
     """
-    flags, zones = evidence.page_flags, evidence.zones
+    flags = evidence.page_flags
     if flags is None or not evidence.zones_told:
         raise SourceError("frames are told, but no zoneinfo.", name=evidence.origin)
-    bounds = np.array(sorted({b for zone in zones for b in (zone.start_pfn, zone.end_pfn)}))
+    zones = tuple(with_holes(zone, evidence.system_ram) for zone in evidence.zones)
+    bounds = _edges(zones)
     pfn, order = kpageflags.cover(*kpageflags.free_runs(flags, bounds))
     used = kpageflags.used_runs(flags, bounds)
     nr_frames = max(zone.end_pfn for zone in zones)
@@ -47,7 +48,6 @@ def draft_from_flags(evidence: Evidence, seed: int) -> Draft:
     nr_blocks = -(-nr_frames // PAGEBLOCK_NR_PAGES)
     content = block_content(used, pfn, order, nr_blocks)
     types, residual = _types(evidence, content, nr_blocks, stream(seed, Subject.TYPES))
-    zones = tuple(with_holes(zone, evidence.system_ram) for zone in zones)
     outside = sum(nr for zone in zones for _, nr in zone.holes)
     known = [
         "zones with their watermarks and reserves (zoneinfo)",
@@ -59,6 +59,13 @@ def draft_from_flags(evidence: Evidence, seed: int) -> Draft:
     if outside:
         known.append(f"{outside} frames of zones are no memory (iomem); their flags say kernel's")
     return Draft(replace(evidence, zones=zones), pfn, order, used, types, tuple(known), (residual,))
+
+
+def _edges(zones: tuple[ZoneDescription, ...]) -> I64:
+    """Return where zones and their holes begin and end, ascending."""
+    edges = {edge for zone in zones for edge in (zone.start_pfn, zone.end_pfn)}
+    edges |= {edge for zone in zones for start, nr in zone.holes for edge in (start, start + nr)}
+    return np.array(sorted(edges), np.int64)
 
 
 def with_holes(zone: ZoneDescription, system_ram: tuple[tuple[int, int], ...]) -> ZoneDescription:

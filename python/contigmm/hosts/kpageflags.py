@@ -209,7 +209,7 @@ def _folio_orders(runs: WordRuns, classes: npt.NDArray[np.uint8]) -> npt.NDArray
     aligned to it and all are of one class; else they changed during the scan and count singly.
     """
     is_head = ((runs.dictionary & np.uint64(COMPOUND_HEAD)) != 0)[runs.index]
-    is_tail = ((runs.dictionary & np.uint64(COMPOUND_TAIL)) != 0)[runs.index]
+    is_tail = _tails(runs)
     group = np.cumsum(~is_tail) - 1  # position of the last run before, or itself, that is no tail
     tails = np.bincount(group[is_tail], runs.nr[is_tail], minlength=int(group[-1]) + 1)
     first = np.flatnonzero(~is_tail)
@@ -227,11 +227,18 @@ def _folio_orders(runs: WordRuns, classes: npt.NDArray[np.uint8]) -> npt.NDArray
     return out
 
 
+def _tails(runs: WordRuns) -> npt.NDArray[np.bool_]:
+    """Tell which runs are tails of what stands before them."""
+    is_tail = ((runs.dictionary & np.uint64(COMPOUND_TAIL)) != 0)[runs.index]
+    is_tail[:1] = False
+    return is_tail
+
+
 def _join_folios(rows: UsedRuns, runs: WordRuns) -> UsedRuns:
     """Make one row of each head and its tails; single frames before a head keep a row."""
     order = rows.order.astype(np.int64)
     is_folio = order > 0
-    is_tail = ((runs.dictionary & np.uint64(COMPOUND_TAIL)) != 0)[runs.index]
+    is_tail = _tails(runs)
     owner = np.maximum.accumulate(np.where(~is_tail, np.arange(len(order)), 0))
     swallowed = is_tail & is_folio[owner]
     single = rows.nr - is_folio

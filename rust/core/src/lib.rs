@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+pub mod census;
 pub mod clock;
 pub mod codec;
 pub mod error;

@@ -1,5 +1,6 @@
 //! What /proc shows: free lists, zones, counters, clocks.
 
+use contigmm_core::mem_map::PageClass;
 use contigmm_core::pcp::Pcp;
 use contigmm_core::units::PAGEBLOCK_NR_PAGES;
 use contigmm_core::zone::Zone;
@@ -82,6 +83,12 @@ impl Memory {
                 .collect::<Vec<u8>>()
         });
         PyArray1::from_vec(py, types)
+    }
+
+    fn class_counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<u16>>> {
+        let rows = self.with_batch(py, u64::MAX, |memory| memory.class_counts());
+        let shape = [rows.len(), PageClass::COUNT];
+        PyArray1::from_vec(py, rows.concat()).reshape(shape)
     }
 
     fn zones<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
