@@ -35,16 +35,20 @@ def decoder():
     return importlib.import_module("decode_snapshot"), importlib.import_module("snapshot_format")
 
 
+def by_name(counts):
+    return {f"{node}/{zone}": count for (node, zone), count in counts.items()}
+
+
 @every_capture
 def test_free_blocks_are_exact_by_zone_and_order(path):
     decode, _ = decoder()
     snap = decode.sf.Snapshot(str(path))
     described = describe(f"file:{path}", seed=1)
-    rebuilt = {"%d/%s" % key: counts for key, counts in decode.free_by_zone(snap).items()}
+    rebuilt = by_name(decode.free_by_zone(snap))
     assert described.buddyinfo() == rebuilt
     before, after = snap.buddyinfo("before"), snap.buddyinfo("after")
     if before == after:
-        assert described.buddyinfo() == {"%d/%s" % key: n for key, n in before.items()}
+        assert described.buddyinfo() == by_name(before)
 
 
 def class_counts(description: MachineDescription) -> dict[int, collections.Counter]:

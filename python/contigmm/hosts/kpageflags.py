@@ -229,7 +229,8 @@ def _folio_orders(runs: WordRuns, classes: npt.NDArray[np.uint8]) -> npt.NDArray
 
 def _tails(runs: WordRuns) -> npt.NDArray[np.bool_]:
     """Tell which runs are tails of what stands before them."""
-    is_tail = ((runs.dictionary & np.uint64(COMPOUND_TAIL)) != 0)[runs.index]
+    of_word: npt.NDArray[np.bool_] = (runs.dictionary & np.uint64(COMPOUND_TAIL)) != 0
+    is_tail = of_word[runs.index]
     is_tail[:1] = False
     return is_tail
 
