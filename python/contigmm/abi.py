@@ -143,6 +143,8 @@ FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
 
 # include/uapi/linux/prctl.h, v6.18
+PR_SET_THP_DISABLE: Final = 41
+PR_GET_THP_DISABLE: Final = 42
 PR_SET_MDWE: Final = 65
 PR_GET_MDWE: Final = 66
 PR_MDWE_REFUSE_EXEC_GAIN: Final = 1

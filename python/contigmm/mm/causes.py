@@ -1,0 +1,56 @@
+"""Why physical memory stopped, in the words of the core, and what a caller makes of them."""
+
+from typing import Final
+
+from contigmm.abi import (
+    BUS_ADRERR,
+    ENOMEM,
+    SEGV_MAPERR,
+    SI_KERNEL,
+    SIGBUS,
+    SIGKILL,
+    SIGSEGV,
+)
+from contigmm.errors import Reason, SyscallError
+
+#: Not of the core: the VMA allows no access at all.
+NO_ACCESS: Final = "no_access"
+BEYOND_EOF: Final = "beyond_eof"
+GUARD: Final = "guard"
+RUN_PAGE_ABSENT: Final = "run_page_absent"
+
+#: AllocError::cause(), rust/core/src/error.rs: what would have been tried next is not there yet.
+_REASONS: Final = {
+    "order_too_large": Reason.CONTIG_ABOVE_MAX_ORDER,
+    "no_block": Reason.NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED,
+    "below_watermark": Reason.BELOW_WATERMARK_RECLAIM_NOT_SIMULATED,
+    "out_of_memory": Reason.OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED,
+    NO_ACCESS: Reason.NOT_PERMITTED_BY_MAPPING,
+    BEYOND_EOF: Reason.BEYOND_END_OF_FILE,
+    GUARD: Reason.GUARD_PAGE,
+}
+_FAULTS: Final = frozenset({NO_ACCESS, BEYOND_EOF, GUARD})
+
+
+def is_fault(cause: str) -> bool:
+    """Would the access have been a signal (EFAULT to the kernel), not a lack of memory?"""
+    return cause in _FAULTS
+
+
+def reason_of(cause: str) -> Reason:
+    """Name the cause for the user."""
+    return _REASONS.get(cause, Reason.OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED)
+
+
+def no_memory(cause: str) -> SyscallError:
+    """ENOMEM with the cause that physical memory named."""
+    return SyscallError(ENOMEM, reason_of(cause))
+
+
+def signal_of(cause: str) -> tuple[int, int]:
+    """Signal and code for an access: guard page, missing file page, or the OOM killer."""
+    if cause == GUARD:
+        return SIGSEGV, SEGV_MAPERR
+    if cause == BEYOND_EOF:
+        return SIGBUS, BUS_ADRERR
+    return SIGKILL, SI_KERNEL

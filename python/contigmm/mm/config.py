@@ -1,0 +1,82 @@
+"""What all address spaces of one machine share: sysctls, promises, MAP_CONTIG's policy."""
+
+from typing import TYPE_CHECKING, Final
+
+from contigmm.abi import PAGE_SIZE, RLIM_INFINITY, RLIMIT_NUMBERS, TASK_SIZE
+from contigmm.mm.files import SharedAnonymous
+from contigmm.mm.limits import Overcommit
+from contigmm.mm.policy import ContigPolicy, policies
+from contigmm.mm.ports import HugePort
+
+if TYPE_CHECKING:
+    from contigmm.mm.files import Backing
+    from contigmm.mm.mm_struct import Rlimits
+    from contigmm.mm.ports import MemoryPort
+
+#: arch/x86/mm/mmap.c, v6.12: mmap_base keeps at least this far from the top of the stack.
+SIZE_128M: Final = 128 << 20
+TASK_UNMAPPED_BASE: Final = (TASK_SIZE // 3 + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+
+
+def mmap_base_for(stack_soft: int, *, stack_guard_gap: int) -> int:
+    """Where the search for free space begins, without randomisation.
+
+    mmap_base() and stack_maxrandom_size(), arch/x86/mm/mmap.c, v6.12: the gap holds the stack's
+    limit and its guard, and is clamped to [128 MiB, 5/6 of the address space].
+    """
+    gap = stack_soft
+    pad = stack_guard_gap
+    if gap + pad > gap and gap + pad <= RLIM_INFINITY:
+        gap += pad
+    gap = max(SIZE_128M, min(gap, TASK_SIZE // 6 * 5))
+    return (TASK_SIZE - gap + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+
+
+def default_rlimits() -> "Rlimits":
+    """Limits of a fresh process: INIT_RLIMITS, asm-generic/resource.h, v6.12."""
+    rlimits = dict.fromkeys(RLIMIT_NUMBERS.values(), (RLIM_INFINITY, RLIM_INFINITY))
+    rlimits[RLIMIT_NUMBERS["STACK"]] = (8 << 20, RLIM_INFINITY)
+    rlimits[RLIMIT_NUMBERS["MEMLOCK"]] = (8 << 20, 8 << 20)
+    rlimits[RLIMIT_NUMBERS["CORE"]] = (0, RLIM_INFINITY)
+    rlimits[RLIMIT_NUMBERS["NOFILE"]] = (1024, 4096)
+    return rlimits
+
+
+class MmConfig:
+    """Settings of one machine's memory management, and its promises."""
+
+    __slots__ = (
+        "contig", "dac_mmap_min_addr", "huge", "hugetlb_free", "max_map_count", "memory",
+        "mmap_base", "mmap_legacy_base", "mmap_min_addr", "overcommit", "stack_guard_gap",
+        "thp_always", "thp_madvise",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        memory: "MemoryPort",
+        *,
+        profile: str = "contig",
+        total_ram_pages: int,
+        thp: str = "madvise",
+    ) -> None:
+        self.memory = memory
+        #: The same memory where it has huge pages and lazy freeing, else None.
+        self.huge: HugePort | None = memory if isinstance(memory, HugePort) else None
+        self.overcommit = Overcommit(total_ram_pages)
+        self.contig: ContigPolicy = policies(profile)
+        self.max_map_count = 65530  # DEFAULT_MAX_MAP_COUNT, include/linux/mm.h, v6.12
+        self.stack_guard_gap = 256 * PAGE_SIZE  # mm/mmap.c, v6.12
+        self.mmap_min_addr = 0x10000  # CONFIG_LSM_MMAP_MIN_ADDR
+        self.dac_mmap_min_addr = 0x1000  # vm.mmap_min_addr
+        self.mmap_base = mmap_base_for(8 << 20, stack_guard_gap=self.stack_guard_gap)
+        self.mmap_legacy_base = TASK_UNMAPPED_BASE
+        self.thp_always = thp == "always"
+        self.thp_madvise = thp == "madvise"
+        self.hugetlb_free = 0  # free 2 MiB pages in the pool
+
+    def last_unmapped(self, file: "Backing") -> None:
+        """Nobody maps ``file`` any more; the nameless ones end here: shmem_evict_inode(), v6.12."""
+        if isinstance(file, SharedAnonymous):
+            self.overcommit.committed -= file.charged
+            file.charged = 0
+            self.memory.file_drop(file.inode.core_id)

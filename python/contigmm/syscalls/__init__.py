@@ -1,0 +1,1 @@
+"""The system calls: one file each, each check a line with its Reason, in the kernel's order."""

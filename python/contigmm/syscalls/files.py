@@ -1,0 +1,175 @@
+"""Calls on open files that memory feels: ftruncate, fallocate, fcntl, pread, pwrite, v6.18."""
+
+from typing import TYPE_CHECKING, Final
+
+from contigmm.abi import (
+    EBADF,
+    EBUSY,
+    EFBIG,
+    EINVAL,
+    ENOSPC,
+    EOPNOTSUPP,
+    EPERM,
+    F_ADD_SEALS,
+    F_GET_SEALS,
+    F_SEAL_EXEC,
+    F_SEAL_FUTURE_WRITE,
+    F_SEAL_GROW,
+    F_SEAL_SEAL,
+    F_SEAL_SHRINK,
+    F_SEAL_WRITE,
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+)
+from contigmm.errors import Reason, SyscallError
+from contigmm.mm.causes import reason_of
+from contigmm.mm.object_pages import punch_hole, set_size
+
+if TYPE_CHECKING:
+    from contigmm.mm.files import Backing
+    from contigmm.mm.task import Task
+
+_ALL_SEALS: Final = (
+    F_SEAL_SEAL | F_SEAL_EXEC | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
+)
+_NO_WRITE: Final = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
+
+
+def _file(task: "Task", fd: int) -> "Backing":
+    file = task.files.get(fd & 0xFFFF_FFFF)
+    if file is None:
+        raise SyscallError(EBADF, Reason.BAD_FILE_DESCRIPTOR)
+    return file
+
+
+def ftruncate(task: "Task", fd: int, length: int) -> int:
+    """Set the size of a file: do_ftruncate(), fs/open.c, v6.12.
+
+    Raises:
+        SyscallError: EINVAL, EBADF, EPERM or EFBIG; ``reason`` names the check.
+    """
+    if length >> 63:
+        raise SyscallError(EINVAL, Reason.RANGE_OVERFLOWS)
+    file = _file(task, fd)
+    if not file.mode_write:
+        raise SyscallError(EINVAL, Reason.FILE_NOT_WRITABLE)
+    if length > file.max_bytes:
+        raise SyscallError(EFBIG, Reason.FILE_TOO_BIG)
+    inode = file.inode
+    seal = F_SEAL_SHRINK if length < inode.size else F_SEAL_GROW
+    if file.is_shmem and inode.seals & seal and length != inode.size:
+        raise SyscallError(EPERM, Reason.FILE_SEALED)
+    set_size(task, file, length)
+    return 0
+
+
+def fallocate(task: "Task", fd: int, mode: int, offset: int, length: int) -> int:
+    """Make room in a file or punch a hole into it: vfs_fallocate(), fs/open.c, v6.12.
+
+    Raises:
+        SyscallError: EINVAL, EBADF, EOPNOTSUPP, EPERM or EFBIG; ``reason`` names the check.
+    """
+    file = _file(task, fd)
+    mode &= 0xFFFF_FFFF
+    if offset >> 63 or length >> 63 or length == 0:
+        raise SyscallError(EINVAL, Reason.RANGE_OVERFLOWS)
+    if mode not in (0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
+        raise SyscallError(EOPNOTSUPP, Reason.UNKNOWN_FLAGS)
+    if not file.mode_write:
+        raise SyscallError(EBADF, Reason.FILE_NOT_WRITABLE)
+    if offset + length > file.max_bytes:
+        raise SyscallError(EFBIG, Reason.FILE_TOO_BIG)
+    if mode & FALLOC_FL_PUNCH_HOLE:
+        punch_hole(task, file, offset, length)
+        return 0
+    inode = file.inode
+    end = offset + length
+    if file.is_shmem:
+        if inode.seals & F_SEAL_GROW and end > inode.size and not mode & FALLOC_FL_KEEP_SIZE:
+            raise SyscallError(EPERM, Reason.FILE_SEALED)
+        first, last = offset >> PAGE_SHIFT, (end + PAGE_SIZE - 1) >> PAGE_SHIFT
+        _, cause = _reserve(task, inode.core_id, first, last - first)
+        if cause:
+            raise SyscallError(ENOSPC, reason_of(cause))
+    if not mode & FALLOC_FL_KEEP_SIZE and end > inode.size:
+        set_size(task, file, end)
+    return 0
+
+
+def _reserve(task: "Task", core_id: int, index: int, nr: int) -> tuple[int, str]:
+    """Allocate pages of shmem that nobody has filled yet: shmem_fallocate(), mm/shmem.c, v6.12."""
+    huge = task.mm.config.huge
+    if huge is not None:
+        return huge.cache_reserve(core_id, index=index, nr=nr, cpu=task.cpu)
+    return task.mm.memory.cache_insert(core_id, index=index, nr=nr, cpu=task.cpu)
+
+
+def fcntl(task: "Task", fd: int, cmd: int, arg: int) -> int:
+    """F_ADD_SEALS and F_GET_SEALS: memfd_fcntl(), mm/memfd.c, v6.18.
+
+    Raises:
+        SyscallError: EINVAL, EBADF, EPERM or EBUSY; ``reason`` names the check.
+    """
+    file = _file(task, fd)
+    inode = file.inode
+    if cmd not in (F_ADD_SEALS, F_GET_SEALS) or not file.is_shmem:
+        raise SyscallError(EINVAL, Reason.UNKNOWN_FLAGS)
+    if cmd == F_GET_SEALS:
+        return inode.seals
+    if not file.mode_write:
+        raise SyscallError(EPERM, Reason.FILE_NOT_WRITABLE)
+    if arg & ~_ALL_SEALS:
+        raise SyscallError(EINVAL, Reason.UNKNOWN_FLAGS)
+    if inode.seals & F_SEAL_SEAL:
+        raise SyscallError(EPERM, Reason.FILE_SEALED)
+    if arg & F_SEAL_WRITE and not inode.seals & F_SEAL_WRITE and inode.writable_mappings:
+        raise SyscallError(EBUSY, Reason.FILE_BUSY)
+    inode.seals |= arg
+    return 0
+
+
+def pread(task: "Task", fd: int, offset: int, length: int) -> bytes:
+    """Read from a file without moving its position: generic_file_read_iter(), v6.12.
+
+    Raises:
+        SyscallError: EBADF or EINVAL; ``reason`` names the check.
+    """
+    file = _file(task, fd)
+    if offset >> 63:
+        raise SyscallError(EINVAL, Reason.RANGE_OVERFLOWS)
+    length = max(0, min(length, file.inode.size - offset))
+    memory = task.mm.memory
+    core_id = file.inode.core_id
+    answer = bytearray()
+    for at in range(offset, offset + length):
+        answer.append(memory.file_read(core_id, offset=at, cpu=task.cpu) or 0)
+    return bytes(answer)
+
+
+def pwrite(task: "Task", fd: int, offset: int, data: bytes) -> int:
+    """Write to a file without moving its position: generic_file_write_iter(), v6.12.
+
+    Raises:
+        SyscallError: EBADF, EINVAL, EPERM or EFBIG; ``reason`` names the check.
+    """
+    file = _file(task, fd)
+    if not file.mode_write:
+        raise SyscallError(EBADF, Reason.FILE_NOT_WRITABLE)
+    if offset >> 63:
+        raise SyscallError(EINVAL, Reason.RANGE_OVERFLOWS)
+    inode = file.inode
+    end = offset + len(data)
+    if end > file.max_bytes:
+        raise SyscallError(EFBIG, Reason.FILE_TOO_BIG)
+    if file.is_shmem and data:
+        if inode.seals & _NO_WRITE:
+            raise SyscallError(EPERM, Reason.FILE_SEALED)
+        if inode.seals & F_SEAL_GROW and end > inode.size:
+            raise SyscallError(EPERM, Reason.FILE_SEALED)
+    memory = task.mm.memory
+    for at, byte in enumerate(data, offset):
+        memory.file_write(inode.core_id, offset=at, value=byte, cpu=task.cpu)
+    inode.size = max(inode.size, end)
+    return len(data)
