@@ -89,8 +89,9 @@ def test_the_command_line_works_without_grpcio(library: Path, tmp_path: Path):
 
 def test_the_client_without_grpcio_names_the_extra(library: Path, tmp_path: Path):
     program = (
+        "from contigmm.client import connect\n"
         "try:\n"
-        "    from contigmm.client import Machine\n"
+        "    connect('127.0.0.1:1')\n"
         "except ImportError as error:\n"
         "    print(error)\n"
     )

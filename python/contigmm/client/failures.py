@@ -25,7 +25,7 @@ class ServiceError(ContigmmError):
 
 
 def from_rpc(error: Any) -> ServiceError:
-    """The failure of a call, a ``grpc.RpcError`` that is also a call, as this package's exception."""
+    """The failure of a call (a ``grpc.RpcError`` that is also a call) as our exception."""
     code = error.code()
     reason = ""
     try:
