@@ -502,7 +502,9 @@ class Stream:
         return answer
 
     async def close(self) -> None:
-        """End the stream; its processes exit."""
+        """End the stream; its processes exit. A stream that has broken has ended already."""
+        if self._call.done():
+            return
         await self._call.done_writing()
         while await self._call.read() is not _EOF:
             pass
