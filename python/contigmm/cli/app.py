@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from contigmm.cli import load, serve
+from contigmm.cli import capture, load, serve
 from contigmm.cli.failures import INTERRUPTED, describe
 from contigmm.errors import ContigmmError
 
@@ -58,6 +58,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(serve.serve)
 app.command("load")(load.load)
+app.command("capture")(capture.capture)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

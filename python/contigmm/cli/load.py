@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _STANDARD_OUTPUT: Final = Path("-")
 _WIDTH: Final = 100
 
-DEFAULT_SIZES: Final = "64K:40,256K:25,1M:15,2M:12,4M:8"
+DEFAULT_SIZES: Final = "64K:30,256K:25,512K:15,1M:12,2M:10,4M:8"
 
 _PLANNING: Final = "What is asked for"
 _MACHINE: Final = "The machine"
@@ -77,7 +77,7 @@ def load(
             metavar="X",
             help="What is wanted at once, as a multiple of what is free (--hold auto).",
         ),
-    ] = 1.5,
+    ] = 2.5,
     memlock: Annotated[
         str,
         typer.Option(

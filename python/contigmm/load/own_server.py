@@ -31,6 +31,8 @@ def find_server() -> Callable[[list[str]], int | None]:
         try:
             found: Callable[[list[str]], int | None] = entry_point.load()
         except ModuleNotFoundError as missing:
+            if (missing.name or "").startswith("contigmm"):
+                raise  # a bug, not a package to install
             raise NoServerError(
                 f"the server needs {missing.name}: pip install 'contigmm[grpc]'"
             ) from missing
@@ -48,7 +50,11 @@ def _stop_at_end_of_input() -> None:
 
 def main() -> int:
     """Run the server with the arguments given, for as long as standard input is open."""
-    serve = find_server()
+    try:
+        serve = find_server()
+    except NoServerError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the coordinator reads it
+        return 1
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     return serve(sys.argv[1:]) or 0
 
