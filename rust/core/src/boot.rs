@@ -344,6 +344,7 @@ impl Memory {
             vmstat: VmStat::default(),
             tuning,
             spec: spec.clone(),
+            owners: crate::address_space::Owners::default(),
         };
         memory.setup_limits();
         Ok(memory)

@@ -2,25 +2,39 @@
 //! tables and who uses which frame. Pure Rust, deterministic, no Python.
 #![forbid(unsafe_code)]
 
+pub mod address_space;
 pub mod boot;
 pub mod census;
 pub mod clock;
 pub mod codec;
+pub mod contents;
+pub mod contig_run;
 pub mod error;
 pub mod fallback;
+pub mod fault;
+pub mod filemap;
+pub mod fork;
 pub mod free_area;
 pub mod gfp;
 pub mod import;
 pub mod invariants;
 pub mod mem_map;
 pub mod memory;
+pub mod migrate;
+pub mod owner_check;
 pub mod page_alloc;
+pub mod page_cache;
+pub mod page_table;
 pub mod pcp;
+pub mod protect;
+mod rmap;
+pub mod smaps;
 pub mod snapshot;
 pub mod units;
 pub mod vma_index;
 pub mod vmstat;
 pub mod watermark;
+pub mod zap;
 pub mod zone;
 pub mod zonelist;
 

@@ -1,5 +1,6 @@
 //! One machine's memory: everything that `Machine` snapshots, behind `&mut self`.
 
+use crate::address_space::Owners;
 use crate::boot::BootSpec;
 use crate::clock::Clocks;
 use crate::fallback::Tuning;
@@ -31,6 +32,7 @@ pub struct Memory {
     pub(crate) vmstat: VmStat,
     pub(crate) tuning: Tuning,
     pub(crate) spec: BootSpec,
+    pub(crate) owners: Owners,
 }
 
 impl Memory {

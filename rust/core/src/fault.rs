@@ -1,0 +1,573 @@
+//! Page faults: `handle_pte_fault()` and what it calls, mm/memory.c v6.12; and the two bulk calls
+//! that fault pages in, [`Memory::access`] and [`Memory::populate`].
+
+use crate::address_space::{
+    ANON_FLAGS, Cause, MmId, Progress, RssKind, VmArea, rss_kind, vm_flags,
+};
+use crate::contents::Fill;
+use crate::error::AllocError;
+use crate::gfp::Gfp;
+use crate::mem_map::{PageClass, page_flags};
+use crate::memory::Memory;
+use crate::page_cache::{FileId, FileKind};
+use crate::page_table::{LeafId, PTRS_PER_TABLE, Pte, Span, slot_of};
+use crate::rmap::Rmap;
+use crate::units::{Cpu, Order, Pfn};
+use crate::vmstat::VmEvent;
+use crate::zap::Unmap;
+
+/// Pages mapped around a read fault: `fault_around_pages`, 64 KiB.
+const FAULT_AROUND_PAGES: u64 = 16;
+const GFP_ANON: Gfp = Gfp::HIGHUSER_MOVABLE.with(Gfp::ZERO);
+
+/// One byte at each of `nr` addresses, `stride` apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// First address.
+    pub addr: u64,
+    /// How many.
+    pub nr: u64,
+    /// Bytes from one to the next.
+    pub stride: u64,
+    /// What to store: byte `i` gets `value + i` (mod 256). Nothing: read.
+    pub store: Option<u8>,
+}
+
+/// What an access did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// Addresses done, and what stopped it.
+    pub progress: Progress,
+    /// The last byte read or stored.
+    pub value: u8,
+}
+
+/// Who faults, and where.
+#[derive(Clone, Copy)]
+pub(crate) struct FaultContext<'a> {
+    pub mm: MmId,
+    pub cpu: Cpu,
+    pub vma: &'a VmArea,
+}
+
+impl FaultContext<'_> {
+    /// `maybe_mkwrite()`, and dirty as a write leaves it.
+    const fn written(&self) -> u64 {
+        let write = if self.vma.has(vm_flags::WRITE) {
+            Pte::WRITE
+        } else {
+            0
+        };
+        Pte::YOUNG | Pte::DIRTY | write
+    }
+}
+
+impl Memory {
+    /// Faults in what is absent and reads or writes one byte at each address. Permissions are the
+    /// caller's business, and all addresses lie in the VMA.
+    pub fn access(&mut self, mm: MmId, cpu: Cpu, touch: &Touch, vma: &VmArea) -> Touched {
+        let fault = FaultContext { mm, cpu, vma };
+        let mut value = 0;
+        for i in 0..touch.nr {
+            let addr = touch.addr + i * touch.stride;
+            let pte = match self.touch_page(&fault, addr >> 12, touch.store.is_some()) {
+                Ok(pte) => pte,
+                Err(cause) => {
+                    self.owners.cache.settle();
+                    return Touched {
+                        progress: Progress::blocked(i, cause),
+                        value,
+                    };
+                }
+            };
+            let offset = u16::try_from(addr % 4096).expect("an offset within a page");
+            value = match touch.store {
+                Some(first) => {
+                    let byte = first.wrapping_add(i.to_le_bytes()[0]);
+                    self.store_byte(pte, offset, byte);
+                    byte
+                }
+                None => self.load_byte(pte, offset),
+            };
+        }
+        self.owners.cache.settle();
+        Touched {
+            progress: Progress::finished(touch.nr),
+            value,
+        }
+    }
+
+    /// Reads `bytes.len()` bytes from `addr` on, faulting in what is absent; `done` counts bytes.
+    pub fn read_bytes(
+        &mut self,
+        mm: MmId,
+        cpu: Cpu,
+        addr: u64,
+        vma: &VmArea,
+        bytes: &mut [u8],
+    ) -> Progress {
+        let fault = FaultContext { mm, cpu, vma };
+        self.each_page(addr, bytes.len() as u64, |memory, at, range| {
+            let pte = memory.touch_page(&fault, at >> 12, false)?;
+            for (offset, byte) in (at % 4096..).zip(&mut bytes[range]) {
+                *byte = memory.load_byte(pte, u16::try_from(offset).expect("within a page"));
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes bytes from `addr` on, faulting in what is absent; `done` counts bytes.
+    pub fn write_bytes(
+        &mut self,
+        mm: MmId,
+        cpu: Cpu,
+        addr: u64,
+        vma: &VmArea,
+        bytes: &[u8],
+    ) -> Progress {
+        let fault = FaultContext { mm, cpu, vma };
+        self.each_page(addr, bytes.len() as u64, |memory, at, range| {
+            let pte = memory.touch_page(&fault, at >> 12, true)?;
+            for (offset, &byte) in (at % 4096..).zip(&bytes[range]) {
+                memory.store_byte(pte, u16::try_from(offset).expect("within a page"), byte);
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `page` for each page's part of `len` bytes from `addr`, with the part's address and its
+    /// range of the buffer.
+    fn each_page(
+        &mut self,
+        addr: u64,
+        len: u64,
+        mut page: impl FnMut(&mut Self, u64, std::ops::Range<usize>) -> Result<(), Cause>,
+    ) -> Progress {
+        let mut done = 0;
+        while done < len {
+            let at = addr + done;
+            let next = len.min(done + 4096 - at % 4096);
+            let part = |at: u64| usize::try_from(at).expect("within a buffer");
+            if let Err(cause) = page(self, at, part(done)..part(next)) {
+                self.owners.cache.settle();
+                return Progress::blocked(done, cause);
+            }
+            done = next;
+        }
+        self.owners.cache.settle();
+        Progress::finished(len)
+    }
+
+    /// Faults in `nr` pages from `vpn`, for writing if `write`: `populate_vma_page_range()`, mm/gup.c
+    /// v6.12. `done` counts pages that are present now.
+    pub fn populate(
+        &mut self,
+        mm: MmId,
+        cpu: Cpu,
+        vpn: u64,
+        nr: u64,
+        vma: &VmArea,
+        write: bool,
+    ) -> Progress {
+        let fault = FaultContext { mm, cpu, vma };
+        let bulk =
+            write && vma.file.is_none() && vma.prealloc.is_none() && !vma.has(vm_flags::CONTIG);
+        let (mut at, end) = (vpn, vpn + nr);
+        while at < end {
+            let step = if bulk {
+                self.populate_anon(&fault, at, end)
+            } else {
+                Ok(0)
+            };
+            let step = step.and_then(|done| match done {
+                0 => self.touch_page(&fault, at, write).map(|_| 1),
+                _ => Ok(done),
+            });
+            match step {
+                Ok(done) => at += done,
+                Err(cause) => {
+                    self.owners.cache.settle();
+                    return Progress::blocked(at - vpn, cause);
+                }
+            }
+        }
+        self.owners.cache.settle();
+        Progress::finished(nr)
+    }
+
+    /// Maps fresh frames at the absent entries that `at` begins, as far as the leaf goes; returns how
+    /// many, 0 when the first entry is not absent.
+    fn populate_anon(&mut self, f: &FaultContext, at: u64, end: u64) -> Result<u64, Cause> {
+        let leaf = self.ensure_leaf(f.cpu, f.mm, at)?;
+        let nr = (PTRS_PER_TABLE - at % PTRS_PER_TABLE).min(end - at);
+        let span = Span { leaf, vpn: at, nr };
+        let ptes = &self.owners.tables.leaf(leaf).ptes[span.slots()];
+        let wanted = ptes.iter().take_while(|pte| pte.is_none()).count() as u64;
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let mut pfns = std::mem::take(&mut self.owners.scratch);
+        let mut vpn = at;
+        let nr_pages = u32::try_from(wanted).expect("at most a leaf");
+        let refused = self.alloc_bulk(
+            f.cpu,
+            GFP_ANON,
+            None,
+            PageClass::Anon,
+            nr_pages,
+            |map, pfn| {
+                map.set_flags(pfn, ANON_FLAGS);
+                Rmap::add_new(map, pfn, f.mm, vpn);
+                vpn += 1;
+                pfns.push(pfn);
+            },
+        );
+        let bits = Pte::ANON | Pte::EXCLUSIVE | f.written();
+        let first = slot_of(at, 0);
+        let ptes = &mut self.owners.tables.leaf_mut(leaf).ptes[first..first + pfns.len()];
+        for (pte, &pfn) in ptes.iter_mut().zip(&pfns) {
+            *pte = Pte::present(pfn, bits);
+        }
+        let done = pfns.len() as u64;
+        pfns.clear();
+        self.owners.scratch = pfns;
+        self.finish_bulk(f, at, done);
+        match refused {
+            Err(error) if done == 0 => Err(error.into()),
+            _ => Ok(done),
+        }
+    }
+
+    /// Counters, time and locks of `done` faults that were taken together.
+    fn finish_bulk(&mut self, f: &FaultContext, at: u64, done: u64) {
+        self.owners.stat.nr_anon_mapped += done;
+        self.owners
+            .count_rss(f.mm, RssKind::Anon, done.cast_signed());
+        self.vmstat.count(VmEvent::PgFault, done);
+        let fault_ns = u64::from(self.clock.costs.fault_ns);
+        self.clock.charge(f.cpu, done * fault_ns);
+        if f.vma.has(vm_flags::LOCKED) {
+            for vpn in at..at + done {
+                let pte = self.owners.pte(f.mm, vpn);
+                *self.owners.pte_mut(f.mm, vpn) = self.lock_frame(pte);
+            }
+        }
+    }
+
+    /// The entry of a page after an access to it, with a fault if the hardware would take one.
+    #[inline]
+    fn touch_page(&mut self, f: &FaultContext, vpn: u64, write: bool) -> Result<Pte, Cause> {
+        if let Some(leaf) = self.owners.leaf_of(f.mm, vpn) {
+            let pte = &mut self.owners.tables.leaf_mut(leaf).ptes[slot_of(vpn, 0)];
+            if pte.is_present() && (!write || pte.has(Pte::WRITE)) {
+                *pte = pte.with(if write {
+                    Pte::YOUNG | Pte::DIRTY
+                } else {
+                    Pte::YOUNG
+                });
+                return Ok(*pte);
+            }
+        }
+        self.handle_fault(f, vpn, write)
+    }
+
+    /// `__handle_mm_fault()` and `handle_pte_fault()`.
+    fn handle_fault(&mut self, f: &FaultContext, vpn: u64, write: bool) -> Result<Pte, Cause> {
+        let leaf = self.ensure_leaf(f.cpu, f.mm, vpn)?;
+        self.vmstat.count(VmEvent::PgFault, 1);
+        let fault_ns = u64::from(self.clock.costs.fault_ns);
+        self.clock.charge(f.cpu, fault_ns);
+        let pte = self.owners.tables.leaf(leaf).ptes[slot_of(vpn, 0)];
+        let new = if pte.has(Pte::GUARD) {
+            return Err(Cause::Guard);
+        } else if pte.is_none() {
+            match f.vma.file {
+                None => self.do_anonymous_page(f, vpn, write)?,
+                Some(file) => self.do_fault(f, file, leaf, vpn, write)?,
+            }
+        } else if write && !pte.has(Pte::WRITE) {
+            self.do_wp_page(f, vpn, pte)?
+        } else {
+            pte.with(if write {
+                Pte::YOUNG | Pte::DIRTY
+            } else {
+                Pte::YOUNG
+            })
+        };
+        let new = if f.vma.has(vm_flags::LOCKED) {
+            self.lock_frame(new)
+        } else {
+            new
+        };
+        self.owners.tables.leaf_mut(leaf).ptes[slot_of(vpn, 0)] = new;
+        Ok(new)
+    }
+
+    /// `do_anonymous_page()`; the run of the RFC where its patch 2/3 (2017-10-11) has it.
+    fn do_anonymous_page(&mut self, f: &FaultContext, vpn: u64, write: bool) -> Result<Pte, Cause> {
+        if f.vma.has(vm_flags::CONTIG) && f.vma.prealloc.is_none() {
+            return Err(Cause::RunPageAbsent);
+        }
+        if !write {
+            return Ok(Pte::present(self.owners.zero_pfn, Pte::ZERO | Pte::YOUNG));
+        }
+        let written = if f.vma.has(vm_flags::WRITE) {
+            f.written()
+        } else {
+            Pte::YOUNG
+        };
+        if let Some(base) = f.vma.prealloc {
+            return Ok(self.map_prealloc(f, base, vpn).with(written));
+        }
+        let pfn = self.new_anon(f, vpn, GFP_ANON)?;
+        Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | written))
+    }
+
+    /// A fresh anonymous frame, mapped once.
+    fn new_anon(&mut self, f: &FaultContext, vpn: u64, gfp: Gfp) -> Result<Pfn, AllocError> {
+        let pfn = self.alloc_class(f.cpu, gfp, Order::ZERO, None, PageClass::Anon)?;
+        self.map.set_flags(pfn, ANON_FLAGS);
+        Rmap::add_new(&mut self.map, pfn, f.mm, vpn);
+        self.owners.stat.nr_anon_mapped += 1;
+        self.owners.count_rss(f.mm, RssKind::Anon, 1);
+        Ok(pfn)
+    }
+
+    /// `do_wp_page()`: a write to a present page that may not be written.
+    fn do_wp_page(&mut self, f: &FaultContext, vpn: u64, pte: Pte) -> Result<Pte, Cause> {
+        if f.vma.has(vm_flags::SHARED) || pte.has(Pte::WILD) {
+            return Ok(pte.with(f.written()));
+        }
+        if pte.has(Pte::ZERO) {
+            let pfn = self.new_anon(f, vpn, GFP_ANON)?;
+            return Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | f.written()));
+        }
+        if pte.has(Pte::ANON) && (pte.has(Pte::EXCLUSIVE) || self.can_reuse_anon(pte.pfn())) {
+            return Ok(pte.with(Pte::EXCLUSIVE | f.written()));
+        }
+        self.wp_page_copy(f, vpn, pte)
+    }
+
+    /// `wp_can_reuse_anon_folio()`: nobody else has a reference.
+    fn can_reuse_anon(&self, pfn: Pfn) -> bool {
+        self.map.refcount(pfn) == 1
+    }
+
+    /// `wp_page_copy()`.
+    fn wp_page_copy(&mut self, f: &FaultContext, vpn: u64, old: Pte) -> Result<Pte, Cause> {
+        let kind = rss_kind(&self.map, old.pfn());
+        let fill = self.fill_of(old);
+        let pfn = self.new_anon(f, vpn, Gfp::HIGHUSER_MOVABLE)?;
+        self.owners
+            .contents
+            .copy(&mut self.map, old.pfn(), pfn, fill);
+        let copy_ns = u64::from(self.clock.costs.copy_ns);
+        self.clock.charge(f.cpu, copy_ns);
+        self.owners.count_rss(f.mm, kind, -1);
+        self.drop_mapping(f.mm, f.cpu, vpn, old);
+        Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | f.written()))
+    }
+
+    /// Removes a mapping whose entry the caller replaces; not counted in the resident set.
+    pub(crate) fn drop_mapping(&mut self, mm: MmId, cpu: Cpu, vpn: u64, pte: Pte) {
+        let owners = &mut self.owners;
+        let mut unmap = Unmap {
+            map: &mut self.map,
+            rmap: &mut owners.rmap,
+            cache: &mut owners.cache,
+            stat: &mut owners.stat,
+            munlocked: &mut owners.munlocked,
+        };
+        let freed = unmap.present(mm, vpn, pte);
+        self.settle_mlock();
+        if let Some(pfn) = freed {
+            self.free_frame(cpu, pfn);
+        }
+    }
+
+    // ---- files -------------------------------------------------------------------------------
+
+    /// `do_fault()`.
+    fn do_fault(
+        &mut self,
+        f: &FaultContext,
+        file: FileId,
+        leaf: LeafId,
+        vpn: u64,
+        write: bool,
+    ) -> Result<Pte, Cause> {
+        let index = f.vma.index_of(vpn);
+        if index >= self.owners.cache.file(file).end_index() {
+            return Err(Cause::BeyondEof);
+        }
+        let index = u32::try_from(index).map_err(|_| Cause::BeyondEof)?;
+        if write && !f.vma.has(vm_flags::SHARED) {
+            return self.do_cow_fault(f, file, vpn, index);
+        }
+        let cached = self.owners.cache.file(file).lookup(index);
+        if !write && cached.is_some() {
+            self.do_fault_around(f, file, leaf, vpn);
+        }
+        let pfn = match cached {
+            Some(pfn) => pfn,
+            None => self.cache_page(f.cpu, file, index)?,
+        };
+        let bits = if write {
+            f.written()
+        } else {
+            self.read_bits(f, file)
+        };
+        Ok(self.map_cached(f.mm, file, (vpn, index), pfn, bits))
+    }
+
+    /// Bits of an entry made by a read fault: `vma->vm_page_prot`. A shared page of a disk's file is
+    /// mapped read-only first, so that its first write is seen: `vma_wants_writenotify()`.
+    fn read_bits(&self, f: &FaultContext, file: FileId) -> u64 {
+        let writable = f.vma.has(vm_flags::SHARED)
+            && f.vma.has(vm_flags::WRITE)
+            && self.owners.cache.file(file).kind == FileKind::Shmem;
+        Pte::YOUNG | if writable { Pte::WRITE } else { 0 }
+    }
+
+    /// `do_cow_fault()`: a private copy of a page of a file.
+    fn do_cow_fault(
+        &mut self,
+        f: &FaultContext,
+        file: FileId,
+        vpn: u64,
+        index: u32,
+    ) -> Result<Pte, Cause> {
+        let source = match self.owners.cache.file(file).lookup(index) {
+            Some(pfn) => pfn,
+            None => self.cache_page(f.cpu, file, index)?,
+        };
+        let fill = self.owners.cache.file(file).fill_of(index);
+        let pfn = self.new_anon(f, vpn, Gfp::HIGHUSER_MOVABLE)?;
+        self.owners.contents.copy(&mut self.map, source, pfn, fill);
+        let copy_ns = u64::from(self.clock.costs.copy_ns);
+        self.clock.charge(f.cpu, copy_ns);
+        Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | f.written()))
+    }
+
+    /// `do_fault_around()` and `filemap_map_pages()`: maps what is cached already around `vpn`.
+    fn do_fault_around(&mut self, f: &FaultContext, file: FileId, leaf: LeafId, vpn: u64) {
+        let slot = vpn % PTRS_PER_TABLE;
+        let from = (slot / FAULT_AROUND_PAGES * FAULT_AROUND_PAGES)
+            .max(slot - slot.min(vpn - f.vma.start_vpn));
+        let to = (from + FAULT_AROUND_PAGES)
+            .min(PTRS_PER_TABLE)
+            .min(slot + f.vma.end_vpn - vpn);
+        let first = vpn - slot;
+        let end_index = self.owners.cache.file(file).end_index();
+        for at in (first + from..first + to).filter(|&at| at != vpn) {
+            let index = f.vma.index_of(at);
+            if index >= end_index || !self.owners.tables.leaf(leaf).ptes[slot_of(at, 0)].is_none() {
+                continue;
+            }
+            let Ok(index) = u32::try_from(index) else {
+                continue;
+            };
+            let Some(pfn) = self.owners.cache.file(file).lookup(index) else {
+                continue;
+            };
+            let bits = self.read_bits(f, file);
+            let pte = self.map_cached(f.mm, file, (at, index), pfn, bits);
+            let pte = if f.vma.has(vm_flags::LOCKED) {
+                self.lock_frame(pte)
+            } else {
+                pte
+            };
+            self.owners.tables.leaf_mut(leaf).ptes[slot_of(at, 0)] = pte;
+        }
+    }
+
+    /// One more mapping of a cached frame: `set_pte_range()` and `folio_add_file_rmap_pte()`.
+    fn map_cached(
+        &mut self,
+        mm: MmId,
+        file: FileId,
+        (vpn, index): (u64, u32),
+        pfn: Pfn,
+        bits: u64,
+    ) -> Pte {
+        self.map.get_page(pfn);
+        self.owners.stat.nr_file_mapped += u64::from(self.map.mapcount(pfn) == 0);
+        self.map.add_mapcount(pfn, 1);
+        self.owners.cache.count_mapping(file, mm, (vpn, index), 1);
+        let kind = rss_kind(&self.map, pfn);
+        self.owners.count_rss(mm, kind, 1);
+        Pte::present(pfn, bits)
+    }
+
+    /// Brings a page of a file into the cache: `filemap_get_pages()`, `shmem_get_folio()`.
+    pub(crate) fn cache_page(
+        &mut self,
+        cpu: Cpu,
+        file: FileId,
+        index: u32,
+    ) -> Result<Pfn, AllocError> {
+        let kind = self.owners.cache.file(file).kind;
+        let (gfp, flags) = match kind {
+            FileKind::Regular => (
+                Gfp::HIGHUSER_MOVABLE,
+                page_flags::LRU | page_flags::UPTODATE,
+            ),
+            FileKind::Shmem => (
+                GFP_ANON,
+                page_flags::LRU | page_flags::UPTODATE | page_flags::SWAPBACKED,
+            ),
+        };
+        let pfn = self.alloc_class(cpu, gfp, Order::ZERO, None, Self::cache_class(kind))?;
+        if kind == FileKind::Regular {
+            self.vmstat.count(VmEvent::PgMajFault, 1);
+        } else {
+            self.owners.stat.nr_shmem += 1;
+        }
+        self.owners.stat.nr_file_pages += 1;
+        self.map.set_flags(pfn, flags);
+        self.map.set_owner(pfn, file.0, index);
+        self.owners.cache.file_mut(file).insert(index, pfn);
+        Ok(pfn)
+    }
+
+    // ---- bytes -------------------------------------------------------------------------------
+
+    /// What a mapped frame holds where nothing was written.
+    fn fill_of(&self, pte: Pte) -> Fill {
+        let pfn = pte.pfn();
+        if pte.has(Pte::ANON | Pte::ZERO) || pte.has(Pte::WILD) && !self.is_cached(pfn) {
+            return Fill::ZERO;
+        }
+        let file = FileId(self.map.anchor(pfn));
+        self.owners.cache.file(file).fill_of(self.map.index(pfn))
+    }
+
+    /// Whether the page cache owns the frame.
+    fn is_cached(&self, pfn: Pfn) -> bool {
+        matches!(self.map.class(pfn), PageClass::File | PageClass::Shmem)
+    }
+
+    fn load_byte(&self, pte: Pte, offset: u16) -> u8 {
+        if pte.has(Pte::ZERO) || pte.has(Pte::WILD) && self.is_unowned(pte.pfn()) {
+            return 0;
+        }
+        let fill = self.fill_of(pte);
+        self.owners
+            .contents
+            .read(&self.map, pte.pfn(), fill, offset)
+    }
+
+    fn store_byte(&mut self, pte: Pte, offset: u16, byte: u8) {
+        if pte.has(Pte::WILD) {
+            let unowned = self.is_unowned(pte.pfn());
+            self.owners.wild.stored(unowned);
+            if unowned {
+                return;
+            }
+        }
+        let fill = self.fill_of(pte);
+        self.owners
+            .contents
+            .write(&mut self.map, pte.pfn(), fill, (offset, byte));
+    }
+}

@@ -1,0 +1,276 @@
+//! Files and captured pages: what `read(2)`, `write(2)`, `ftruncate(2)` and a captured machine do to
+//! the page cache. mm/filemap.c, mm/shmem.c, mm/truncate.c v6.12.
+
+use std::ops::Range;
+
+use crate::address_space::{ANON_FLAGS, Cause, MmId, Progress, RssKind, rss_kind};
+use crate::contents::PAGE_SIZE;
+use crate::error::AllocError;
+use crate::mem_map::{PageClass, page_flags};
+use crate::memory::Memory;
+use crate::page_cache::{FileId, FileKind, FileSpec};
+use crate::page_table::{PTRS_PER_TABLE, Pte, slot_of};
+use crate::rmap::Rmap;
+use crate::units::{Cpu, Order, Pfn};
+
+/// A frame that cannot be adopted: it is not an allocated frame of order 0 without an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("frame {0} cannot be given an owner")]
+pub struct AdoptError(pub u32);
+
+impl Memory {
+    /// A new file; nothing of it is cached.
+    pub fn file_create(&mut self, spec: FileSpec) -> FileId {
+        self.owners.cache.create(spec)
+    }
+
+    /// Whether this file exists.
+    pub fn has_file(&self, file: FileId) -> bool {
+        self.owners.cache.files.contains_key(&file)
+    }
+
+    /// Bytes of a file.
+    pub fn file_size(&self, file: FileId) -> u64 {
+        self.owners.cache.file(file).size
+    }
+
+    /// Cached pages of a file.
+    pub fn file_nr_pages(&self, file: FileId) -> u64 {
+        self.owners.cache.file(file).nr_pages
+    }
+
+    /// The frame of a cached page.
+    pub fn file_lookup(&self, file: FileId, index: u32) -> Option<Pfn> {
+        self.owners.cache.file(file).lookup(index)
+    }
+
+    /// Every file, ascending.
+    pub fn files(&self) -> impl Iterator<Item = FileId> + '_ {
+        self.owners.cache.files.keys().copied()
+    }
+
+    /// Brings absent pages of a range into the cache, as a read does. `done` counts pages.
+    pub fn cache_insert(&mut self, file: FileId, cpu: Cpu, index: u32, nr: u32) -> Progress {
+        for (done, at) in (0..).zip(index..index + nr) {
+            if self.owners.cache.file(file).lookup(at).is_none()
+                && let Err(error) = self.cache_page(cpu, file, at)
+            {
+                return Progress::blocked(done, Cause::Memory(error));
+            }
+        }
+        Progress::finished(u64::from(nr))
+    }
+
+    /// One byte of a file, through the cache: `read(2)`. None at or behind its end.
+    ///
+    /// # Errors
+    /// No frame for the page.
+    pub fn file_read(
+        &mut self,
+        file: FileId,
+        cpu: Cpu,
+        offset: u64,
+    ) -> Result<Option<u8>, AllocError> {
+        if offset >= self.file_size(file) {
+            return Ok(None);
+        }
+        let (index, at) = page_and_offset(offset);
+        let pfn = self.file_page(file, cpu, index)?;
+        let fill = self.owners.cache.file(file).fill_of(index);
+        Ok(Some(self.owners.contents.read(&self.map, pfn, fill, at)))
+    }
+
+    /// Stores one byte of a file, growing it if need be: `write(2)`.
+    ///
+    /// # Errors
+    /// No frame for the page.
+    pub fn file_write(
+        &mut self,
+        file: FileId,
+        cpu: Cpu,
+        offset: u64,
+        byte: u8,
+    ) -> Result<(), AllocError> {
+        let (index, at) = page_and_offset(offset);
+        let pfn = self.file_page(file, cpu, index)?;
+        let entry = self.owners.cache.file_mut(file);
+        entry.size = entry.size.max(offset + 1);
+        let fill = entry.fill_of(index);
+        self.map.add_flags(pfn, page_flags::DIRTY);
+        self.owners
+            .contents
+            .write(&mut self.map, pfn, fill, (at, byte));
+        Ok(())
+    }
+
+    fn file_page(&mut self, file: FileId, cpu: Cpu, index: u32) -> Result<Pfn, AllocError> {
+        match self.owners.cache.file(file).lookup(index) {
+            Some(pfn) => Ok(pfn),
+            None => self.cache_page(cpu, file, index),
+        }
+    }
+
+    /// Sets a file's size; pages behind the end are unmapped wherever they are mapped, and dropped:
+    /// `truncate_setsize()`. Private copies behind the end are the caller's to zap. Returns how many
+    /// frames were freed.
+    pub fn file_truncate(&mut self, file: FileId, cpu: Cpu, size: u64) -> u64 {
+        let entry = self.owners.cache.file_mut(file);
+        entry.size = size;
+        entry.fill_end = entry.fill_end.min(size);
+        let first = u32::try_from(size.div_ceil(u64::from(PAGE_SIZE))).unwrap_or(u32::MAX);
+        let freed = self.cache_drop(file, cpu, first..u32::MAX);
+        let (index, at) = page_and_offset(size);
+        if at > 0
+            && let Some(pfn) = self.owners.cache.file(file).lookup(index)
+        {
+            let fill = self.owners.cache.file(file).fill_of(index);
+            self.owners.contents.zero_tail(&mut self.map, pfn, fill, at);
+        }
+        freed
+    }
+
+    /// Makes pages of a file zero and drops them: `fallocate(FALLOC_FL_PUNCH_HOLE)`. Returns how many
+    /// frames were freed.
+    pub fn file_punch(&mut self, file: FileId, cpu: Cpu, pages: Range<u32>) -> u64 {
+        self.owners.cache.file_mut(file).punch(pages.clone());
+        self.cache_drop(file, cpu, pages)
+    }
+
+    /// Removes a file that no VMA maps and nothing has open, with its cache: `evict()`, fs/inode.c.
+    pub fn file_drop(&mut self, file: FileId, cpu: Cpu) -> u64 {
+        let freed = self.cache_drop(file, cpu, 0..u32::MAX);
+        self.owners.cache.files.remove(&file);
+        freed
+    }
+
+    /// Unmaps and drops the cached pages of a range: `truncate_inode_pages_range()`. Returns how many
+    /// frames were freed.
+    pub fn cache_drop(&mut self, file: FileId, cpu: Cpu, pages: Range<u32>) -> u64 {
+        let cached: Vec<_> = self.owners.cache.file(file).cached(pages).collect();
+        let mut freed = 0;
+        for (index, pfn) in cached {
+            self.unmap_cached(cpu, pfn);
+            self.owners.cache.settle();
+            self.owners.cache.file_mut(file).remove(index);
+            self.owners.stat.nr_file_pages -= 1;
+            if self.map.flags(pfn) & page_flags::SWAPBACKED != 0 {
+                self.owners.stat.nr_shmem -= 1;
+            }
+            freed += u64::from(self.put_frame(cpu, pfn));
+        }
+        freed
+    }
+
+    /// Takes away every mapping of a cached frame: `try_to_unmap()`.
+    pub fn unmap_cached(&mut self, cpu: Cpu, pfn: Pfn) {
+        if self.map.mapcount(pfn) == 0 {
+            return;
+        }
+        let kind = rss_kind(&self.map, pfn);
+        for (mm, vpn) in self.rmap_walk(pfn) {
+            let pte = std::mem::take(self.owners.pte_mut(mm, vpn));
+            self.owners.count_rss(mm, kind, -1);
+            self.drop_mapping(mm, cpu, vpn, pte);
+        }
+    }
+
+    // ---- captured frames ---------------------------------------------------------------------
+
+    /// Gives captured anonymous frames to an address space, mapped one after the other from `vpn` on.
+    /// Page tables come from [`Self::adopt_pgtables`] first.
+    ///
+    /// # Errors
+    /// The first frame that is none without an owner, or no frame for a table; what was done stays.
+    pub fn anon_adopt(
+        &mut self,
+        mm: MmId,
+        cpu: Cpu,
+        vpn: u64,
+        pfns: &[Pfn],
+    ) -> Result<Progress, AdoptError> {
+        let mut at = vpn;
+        let mut rest = pfns;
+        while !rest.is_empty() {
+            let room = PTRS_PER_TABLE - at % PTRS_PER_TABLE;
+            let (now, later) = rest.split_at(rest.len().min(slot_of(room - 1, 0) + 1));
+            let leaf = match self.ensure_leaf(cpu, mm, at) {
+                Ok(leaf) => leaf,
+                Err(error) => return Ok(Progress::blocked(at - vpn, Cause::Memory(error))),
+            };
+            for &pfn in now {
+                self.adopt(pfn, &[PageClass::Anon, PageClass::Mlocked])?;
+                self.map.set_class(pfn, PageClass::Anon);
+                self.map.set_flags(pfn, ANON_FLAGS);
+                Rmap::add_new(&mut self.map, pfn, mm, at);
+                let bits = Pte::ANON | Pte::EXCLUSIVE | Pte::WRITE | Pte::DIRTY | Pte::YOUNG;
+                self.owners.tables.leaf_mut(leaf).ptes[slot_of(at, 0)] = Pte::present(pfn, bits);
+                self.owners.stat.nr_anon_mapped += 1;
+                self.owners.count_rss(mm, RssKind::Anon, 1);
+                at += 1;
+            }
+            rest = later;
+        }
+        Ok(Progress::finished(pfns.len() as u64))
+    }
+
+    /// Gives captured page-cache frames to a file, from page `index` on, and grows the file to hold
+    /// them.
+    ///
+    /// # Errors
+    /// The first frame that is none without an owner; what was done stays.
+    pub fn cache_adopt(
+        &mut self,
+        file: FileId,
+        index: u32,
+        pfns: &[Pfn],
+    ) -> Result<(), AdoptError> {
+        let kind = self.owners.cache.file(file).kind;
+        let class = Self::cache_class(kind);
+        let swap = if kind == FileKind::Shmem {
+            page_flags::SWAPBACKED
+        } else {
+            0
+        };
+        for (at, &pfn) in (index..).zip(pfns) {
+            self.adopt(pfn, &[class, PageClass::Mlocked])?;
+            self.map.set_class(pfn, class);
+            self.map
+                .set_flags(pfn, page_flags::LRU | page_flags::UPTODATE | swap);
+            self.map.set_owner(pfn, file.0, at);
+            self.owners.cache.file_mut(file).insert(at, pfn);
+            self.owners.stat.nr_file_pages += 1;
+            self.owners.stat.nr_shmem += u64::from(swap != 0);
+            let entry = self.owners.cache.file_mut(file);
+            entry.size = entry.size.max((u64::from(at) + 1) * u64::from(PAGE_SIZE));
+        }
+        Ok(())
+    }
+
+    /// Tests that a frame may be given an owner.
+    fn adopt(&self, pfn: Pfn, classes: &[PageClass]) -> Result<(), AdoptError> {
+        let single = self
+            .map
+            .head_at(pfn)
+            .filter(|head| head.order == Order::ZERO);
+        match single {
+            Some(head) if classes.contains(&head.class) && self.map.flags(pfn) == 0 => Ok(()),
+            _ => Err(AdoptError(pfn.0)),
+        }
+    }
+
+    /// Who owns a frame: its mappings, or its file and page.
+    pub fn owner_of(&self, pfn: Pfn) -> (Vec<(MmId, u64)>, Option<(FileId, u32)>) {
+        let cached = matches!(self.map.class(pfn), PageClass::File | PageClass::Shmem);
+        let file = FileId(self.map.anchor(pfn));
+        let owned = self.map.flags(pfn) & page_flags::LRU != 0;
+        let file = (cached && owned && self.has_file(file)).then(|| (file, self.map.index(pfn)));
+        (self.rmap_walk(pfn), file)
+    }
+}
+
+/// Page of a file and offset within it.
+fn page_and_offset(offset: u64) -> (u32, u16) {
+    let page = u64::from(PAGE_SIZE);
+    let index = u32::try_from(offset / page).unwrap_or(u32::MAX);
+    (index, u16::try_from(offset % page).expect("within a page"))
+}

@@ -1,0 +1,277 @@
+//! The books of frames and address spaces against each other: part of `Memory::check`.
+
+use std::collections::BTreeMap;
+
+use crate::address_space::{MmId, RssKind, UserStat, rss_kind};
+use crate::mem_map::{GUP_PIN_COUNTING_BIAS, PageClass, page_flags};
+use crate::memory::Memory;
+use crate::page_cache::FileId;
+use crate::page_table::{Pte, USER_PAGES};
+use crate::units::{Order, Pfn};
+
+/// What the entries of all address spaces say.
+#[derive(Default)]
+struct Seen {
+    /// Mappings of each frame, and whether one has it locked.
+    frames: BTreeMap<u32, (u32, bool)>,
+    files: BTreeMap<(FileId, MmId, i64), u32>,
+    wild: u64,
+}
+
+macro_rules! ensure {
+    ($test:expr, $($message:tt)*) => {
+        if !$test {
+            return Err(format!($($message)*));
+        }
+    };
+}
+
+impl Memory {
+    /// Tests that every present entry is in its frame's books and every count has its entries.
+    ///
+    /// # Errors
+    /// A sentence about the first violation.
+    pub fn check_owners(&self) -> Result<(), String> {
+        let mut seen = Seen::default();
+        for mm in self.mms() {
+            self.check_space(mm, &mut seen)?;
+        }
+        ensure!(
+            seen.wild == self.owners.wild.present,
+            "{} wild entries",
+            seen.wild
+        );
+        self.check_frames(&seen)?;
+        self.check_cache(&seen)?;
+        self.check_sharers()?;
+        self.check_runs()
+    }
+
+    fn check_space(&self, mm: MmId, seen: &mut Seen) -> Result<(), String> {
+        let mut rss = [0_u64; 3];
+        let mut leaves = 0;
+        for span in self.spans(mm, 0, USER_PAGES) {
+            let leaf = self.owners.tables.leaf(span.leaf);
+            leaves += 1;
+            let class = self.map.class(leaf.pfn);
+            ensure!(
+                class == PageClass::Pgtable,
+                "table in frame {} of class {class:?}",
+                leaf.pfn.0
+            );
+            for (vpn, &pte) in (span.vpn..)
+                .zip(leaf.ptes.iter())
+                .filter(|(_, pte)| pte.is_present())
+            {
+                if pte.has(Pte::ZERO) {
+                    ensure!(
+                        !pte.has(Pte::WRITE),
+                        "{mm:?} may write the zero page at {vpn:#x}"
+                    );
+                } else if pte.has(Pte::WILD) {
+                    seen.wild += 1;
+                    rss[RssKind::Anon as usize] += 1;
+                } else {
+                    self.check_pte(mm, vpn, pte, seen)?;
+                    rss[rss_kind(&self.map, pte.pfn()) as usize] += 1;
+                }
+            }
+        }
+        let space = self.owners.space(mm);
+        ensure!(
+            space.rss == rss,
+            "{mm:?} counts {:?} pages, has {rss:?}",
+            space.rss
+        );
+        ensure!(
+            space.tables[0] == leaves,
+            "{mm:?} counts {:?} tables, has {leaves}",
+            space.tables
+        );
+        Ok(())
+    }
+
+    fn check_pte(&self, mm: MmId, vpn: u64, pte: Pte, seen: &mut Seen) -> Result<(), String> {
+        let pfn = pte.pfn();
+        let head = self.map.head_at(pfn);
+        let class = head.map(|head| head.class);
+        let anon = pte.has(Pte::ANON);
+        let fits = match class {
+            Some(PageClass::Anon) => anon,
+            Some(PageClass::File | PageClass::Shmem) => !anon,
+            _ => false,
+        };
+        ensure!(
+            fits,
+            "{mm:?} maps frame {} of class {class:?} at {vpn:#x}",
+            pfn.0
+        );
+        let (count, locked) = seen.frames.entry(pfn.0).or_default();
+        *count += 1;
+        *locked |= pte.has(Pte::LOCKED);
+        if anon {
+            let named = self.owners.rmap.walk(&self.map, pfn).contains(&(mm, vpn));
+            ensure!(named, "frame {} does not name {mm:?} at {vpn:#x}", pfn.0);
+            let alone = self.map.mapcount(pfn) == 1;
+            ensure!(
+                !pte.has(Pte::EXCLUSIVE) || alone,
+                "frame {} is exclusive, yet shared",
+                pfn.0
+            );
+        } else {
+            let delta = vpn.cast_signed() - i64::from(self.map.index(pfn));
+            *seen
+                .files
+                .entry((FileId(self.map.anchor(pfn)), mm, delta))
+                .or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn check_frames(&self, seen: &Seen) -> Result<(), String> {
+        let mut stat = UserStat::default();
+        for pfn in (0..self.map.nr_frames()).map(Pfn) {
+            let Some(head) = self.map.head_at(pfn) else {
+                continue;
+            };
+            let flags = self.map.flags(pfn);
+            let user = matches!(
+                head.class,
+                PageClass::Anon | PageClass::File | PageClass::Shmem
+            );
+            if !user || head.order > Order::ZERO || flags == 0 {
+                ensure!(
+                    !seen.frames.contains_key(&pfn.0),
+                    "frame {} is mapped",
+                    pfn.0
+                );
+                continue;
+            }
+            let (maps, locked) = seen.frames.get(&pfn.0).copied().unwrap_or_default();
+            let mapcount = self.map.mapcount(pfn);
+            ensure!(
+                maps == mapcount,
+                "frame {} has mapcount {mapcount} of {maps}",
+                pfn.0
+            );
+            let cached = u32::from(head.class != PageClass::Anon);
+            let refs = self.map.refcount(pfn);
+            let holds = if flags & page_flags::PINNED == 0 {
+                0
+            } else {
+                self.map.pins(pfn)
+            };
+            let expected = maps + cached + holds * (GUP_PIN_COUNTING_BIAS + 1);
+            ensure!(
+                refs == expected,
+                "frame {} has {refs} references of {expected}",
+                pfn.0
+            );
+            let mlocked = flags & page_flags::MLOCKED != 0;
+            ensure!(
+                mlocked == locked,
+                "frame {} is locked: {mlocked}, not {locked}",
+                pfn.0
+            );
+            stat.nr_mlock += u64::from(locked);
+            stat.nr_contig += u64::from(holds > 0);
+            let mapped = u64::from(maps > 0);
+            if cached == 0 {
+                stat.nr_anon_mapped += mapped;
+            } else {
+                stat.nr_file_mapped += mapped;
+                stat.nr_file_pages += 1;
+                stat.nr_shmem += u64::from(head.class == PageClass::Shmem);
+            }
+        }
+        stat.nr_page_table_pages = self.owners.stat.nr_page_table_pages;
+        ensure!(
+            stat == self.owners.stat,
+            "counters {:?}, counted {stat:?}",
+            self.owners.stat
+        );
+        Ok(())
+    }
+
+    fn check_cache(&self, seen: &Seen) -> Result<(), String> {
+        let mut mapped = BTreeMap::new();
+        for (&id, file) in &self.owners.cache.files {
+            for (index, pfn) in file.cached(0..u32::MAX) {
+                let owner = (self.map.anchor(pfn), self.map.index(pfn));
+                ensure!(
+                    owner == (id.0, index),
+                    "frame {} is not page {index} of {id:?}",
+                    pfn.0
+                );
+            }
+            let cached = file.cached(0..u32::MAX).count() as u64;
+            ensure!(
+                cached == file.nr_pages,
+                "{id:?} counts {} pages of {cached}",
+                file.nr_pages
+            );
+            let counts = file.mappings.iter();
+            mapped.extend(counts.map(|(&(mm, delta), &count)| ((id, mm, delta), count)));
+        }
+        ensure!(
+            mapped == seen.files,
+            "files are mapped {:?}, counted {mapped:?}",
+            seen.files
+        );
+        Ok(())
+    }
+
+    fn check_sharers(&self) -> Result<(), String> {
+        let mut counts = BTreeMap::new();
+        for pfn in (0..self.map.nr_frames()).map(Pfn) {
+            let anon = self
+                .map
+                .head_at(pfn)
+                .is_some_and(|head| head.class == PageClass::Anon);
+            if anon && self.map.mapcount(pfn) > 0 {
+                let walk = self.owners.rmap.walk(&self.map, pfn);
+                ensure!(
+                    walk.len() == self.map.mapcount(pfn) as usize,
+                    "{} has {walk:?}",
+                    pfn.0
+                );
+                if let Some(members) = self.owners.rmap.set_of(&self.map, pfn) {
+                    *counts.entry(members).or_insert(0_u32) += 1;
+                }
+            }
+        }
+        let sets: BTreeMap<_, _> = self
+            .owners
+            .rmap
+            .sharers
+            .iter()
+            .map(|(set, frames)| (set.to_vec(), frames))
+            .collect();
+        ensure!(
+            sets == counts,
+            "sets of sharers {sets:?}, counted {counts:?}"
+        );
+        Ok(())
+    }
+
+    fn check_runs(&self) -> Result<(), String> {
+        for (id, run) in self.runs() {
+            let frames = (run.base.0..run.base.0 + run.nr).map(Pfn);
+            let held = frames
+                .filter(|&pfn| self.map.flags(pfn) & page_flags::PINNED != 0)
+                .count();
+            ensure!(
+                held >= run.held as usize,
+                "{id:?} holds {} frames of {held}",
+                run.held
+            );
+        }
+        let held: u64 = self.runs().map(|(_, run)| u64::from(run.held)).sum();
+        let nr_contig = self.owners.stat.nr_contig;
+        ensure!(
+            held == nr_contig,
+            "runs hold {held} frames, nr_contig is {nr_contig}"
+        );
+        Ok(())
+    }
+}
