@@ -347,10 +347,9 @@ impl Memory {
 
     /// Gives an address space frames that its page tables are in already: they were captured.
     pub fn adopt_pgtables(&mut self, mm: MmId, pfns: &[Pfn]) {
-        self.owners
-            .space_mut(mm)
-            .table_stock
-            .extend(pfns.iter().rev());
+        self.owners.stat.nr_page_table_pages += pfns.len() as u64;
+        let stock = &mut self.owners.space_mut(mm).table_stock;
+        stock.extend(pfns.iter().rev());
     }
 
     /// The leaf that covers `vpn`, made if it is not there: `pte_alloc()` and the levels above.

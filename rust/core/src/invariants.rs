@@ -36,7 +36,8 @@ impl Memory {
     /// # Errors
     /// The first invariant that does not hold, in a sentence.
     pub fn check(&self) -> Result<(), InvariantError> {
-        self.check_frames()
+        self.check_frames()?;
+        self.check_owners().map_err(InvariantError)
     }
 
     /// Checks the frame array and the zones.

@@ -41,7 +41,7 @@ impl Memory {
             "{} wild entries",
             seen.wild
         );
-        self.check_frames(&seen)?;
+        self.check_mapped_frames(&seen)?;
         self.check_cache(&seen)?;
         self.check_sharers()?;
         self.check_runs()
@@ -128,7 +128,7 @@ impl Memory {
         Ok(())
     }
 
-    fn check_frames(&self, seen: &Seen) -> Result<(), String> {
+    fn check_mapped_frames(&self, seen: &Seen) -> Result<(), String> {
         let mut stat = UserStat::default();
         for pfn in (0..self.map.nr_frames()).map(Pfn) {
             let Some(head) = self.map.head_at(pfn) else {

@@ -285,12 +285,11 @@ impl Rmap {
             .get_mut(&pfn.0)
             .expect("a chained frame has a chain");
         if at == vpn && self.sharers.contains(sharers, mm) {
-            match self.sharers.shrink(sharers, mm) {
-                Some(shrunk) => set_anchor(map, pfn, at, shrunk),
-                None => {
-                    let (mm, vpn) = chain.remove(0);
-                    set_anchor(map, pfn, vpn, SharersId::single(mm));
-                }
+            if let Some(shrunk) = self.sharers.shrink(sharers, mm) {
+                set_anchor(map, pfn, at, shrunk);
+            } else {
+                let (mm, vpn) = chain.remove(0);
+                set_anchor(map, pfn, vpn, SharersId::single(mm));
             }
         } else {
             let link = chain.iter().position(|&link| link == (mm, vpn));

@@ -5,6 +5,7 @@ use contigmm_core::fault::Touch;
 use contigmm_core::fork::ForkRange;
 use contigmm_core::page_cache::{FileKind, FileSpec};
 use contigmm_core::zap::Markers;
+use contigmm_core::zone::Zone;
 use contigmm_core::{BootSpec, Cpu, Gfp, Memory, Pfn};
 
 const CPU: Cpu = Cpu(0);
@@ -15,7 +16,17 @@ fn machine() -> Memory {
 }
 
 fn free_frames(memory: &Memory) -> u64 {
-    memory.zones().iter().map(|zone| zone.nr_free_pages).sum()
+    let waiting = |zone: &Zone| {
+        zone.pcps
+            .iter()
+            .map(|pcp| u64::from(pcp.count))
+            .sum::<u64>()
+    };
+    memory
+        .zones()
+        .iter()
+        .map(|zone| zone.nr_free_pages + waiting(zone))
+        .sum()
 }
 
 fn anon(start_vpn: u64, nr: u64) -> VmArea {
@@ -69,7 +80,7 @@ fn populate_and_exit_give_every_frame_back() {
     let vma = anon(0x7_0000, 1500);
     let progress = memory.populate(mm, CPU, vma.start_vpn, 1500, &vma, true);
     assert_eq!((progress.done, progress.blocked), (1500, None));
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     let rss = memory.rss(mm);
     assert_eq!(
         (rss.anon, rss.file, rss.shmem, rss.pgtable_bytes),
@@ -78,7 +89,7 @@ fn populate_and_exit_give_every_frame_back() {
     assert_eq!(free_frames(&memory), before - 1500 - 6);
     assert_eq!(memory.mm_exit(mm, CPU), 1500);
     assert_eq!(free_frames(&memory), before);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
 }
 
 #[test]
@@ -96,7 +107,7 @@ fn an_untouched_page_reads_as_the_zero_page_and_is_not_resident() {
     assert_eq!(memory.rss(mm).anon, 1);
     assert_eq!(load(&mut memory, mm, &vma, 0x1000), 7);
     assert_eq!(memory.pagemap(mm, 0x1000, 1)[0] >> 48, 0x8100);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
 }
 
 #[test]
@@ -107,7 +118,7 @@ fn a_write_after_fork_copies_and_the_last_sharer_reuses() {
     store(&mut memory, mm, &vma, 0x1000, 1);
     let frame = memory.pfn_at(mm, 0x1000);
     let child = fork(&mut memory, mm, &vma);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     assert_eq!(memory.pfn_at(child, 0x1000), frame);
     store(&mut memory, mm, &vma, 0x1000, 2);
     assert_ne!(memory.pfn_at(mm, 0x1000), frame);
@@ -119,7 +130,7 @@ fn a_write_after_fork_copies_and_the_last_sharer_reuses() {
         "the last sharer writes in place"
     );
     assert_eq!(load(&mut memory, mm, &vma, 0x1000), 2);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
 }
 
 #[test]
@@ -144,7 +155,7 @@ fn a_run_is_exact_pinned_and_copied_at_fork() {
         );
     }
     store(&mut memory, mm, &vma, 0x2003, 9);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     let child = fork(&mut memory, mm, &vma);
     assert_ne!(memory.pfn_at(child, 0x2003), memory.pfn_at(mm, 0x2003));
     assert_eq!(load(&mut memory, child, &anon(0x2000, 21), 0x2003), 9);
@@ -154,16 +165,16 @@ fn a_run_is_exact_pinned_and_copied_at_fork() {
         Some(Pfn(base.0 + 3)),
         "the parent keeps its frames"
     );
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     memory.zap(mm, CPU, 0x2000, 5, Markers::Drop);
     assert_eq!(memory.run_release(run, 0, 5, CPU), 5);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     memory.mm_exit(mm, CPU);
     assert_eq!(memory.run_release(run, 5, 16, CPU), 16);
     assert!(memory.run(run).is_none());
     memory.mm_exit(child, CPU);
     assert_eq!(free_frames(&memory), before);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
 }
 
 #[test]
@@ -178,7 +189,7 @@ fn the_rfc_leaks_and_maps_frames_that_are_not_its_own() {
         ..anon(0x3000, 5)
     };
     memory.populate(mm, CPU, 0x3000, 4, &vma, true);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     // D6: the upper half is indexed from its own start.
     let upper = VmArea {
         start_vpn: 0x3004,
@@ -197,12 +208,12 @@ fn the_rfc_leaks_and_maps_frames_that_are_not_its_own() {
     store(&mut memory, mm, &vma, 0x3001, 5);
     assert_eq!(memory.wild().mapped_free, 1);
     assert_eq!(memory.wild().stores_to_free, 1);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     // D4: the fifth page was never faulted in, and stays allocated for good.
     memory.mm_exit(mm, CPU);
     assert_eq!(memory.wild().stray_puts, 2);
     assert_eq!(free_frames(&memory), before - 1);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
 }
 
 #[test]
@@ -228,7 +239,7 @@ fn file_pages_are_shared_copied_and_cut() {
     store(&mut memory, other, &shared, 0x4001, 3);
     assert_eq!(load(&mut memory, mm, &shared, 0x4001), 3);
     assert_eq!((memory.rss(mm).shmem, memory.rss(other).shmem), (1, 1));
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     let third = memory.mm_create();
     store(&mut memory, third, &private, 0x4001, 9);
     assert_eq!(load(&mut memory, mm, &shared, 0x4001), 3);
@@ -245,11 +256,11 @@ fn file_pages_are_shared_copied_and_cut() {
     );
     memory.file_truncate(file, CPU, 4096);
     assert_eq!((memory.rss(mm).shmem, memory.rss(third).anon), (0, 1));
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
     for space in [mm, other, third] {
         memory.mm_exit(space, CPU);
     }
     memory.file_drop(file, CPU);
     assert_eq!(free_frames(&memory), before);
-    memory.check_owners().unwrap();
+    memory.check().unwrap();
 }
