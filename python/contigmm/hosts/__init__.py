@@ -13,6 +13,7 @@ from contigmm.hosts.build import build
 from contigmm.hosts.capture import read_capture
 from contigmm.hosts.evidence import Evidence
 from contigmm.hosts.live import read_host
+from contigmm.hosts.save_capture import save_capture
 from contigmm.hosts.source_error import SourceError
 from contigmm.hosts.specs import SPECS, spec
 from contigmm.hosts.take_capture import take_capture
@@ -25,6 +26,7 @@ __all__ = [
     "build",
     "describe",
     "read",
+    "save_capture",
     "take_capture",
 ]
 

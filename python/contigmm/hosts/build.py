@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from contigmm.description import (
+    NO_OWNER,
     PAGEBLOCK_ORDER,
     UNKNOWN_MIGRATETYPE,
     DescriptionError,
@@ -12,6 +13,7 @@ from contigmm.description import (
     Layout,
     MachineDescription,
     MigrateType,
+    PageClass,
 )
 from contigmm.hosts.draft import Draft, Subject, stream
 from contigmm.hosts.evidence import Evidence
@@ -83,4 +85,9 @@ def _drawn(owned: Ownership, short: int) -> tuple[str, ...]:
     ]
     if owned.unbacked:
         drawn.append(f"{owned.unbacked} anonymous frames have no owner: too few page tables told")
+    ownerless = owned.frames.owner == NO_OWNER
+    locked = ownerless & (owned.frames.page_class == PageClass.MLOCKED)
+    if locked.any():
+        nr_locked = int(owned.frames.nr[locked].sum())
+        drawn.append(f"{nr_locked} locked frames that are not anonymous have no owner")
     return tuple(drawn)

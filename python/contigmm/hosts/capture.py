@@ -43,7 +43,7 @@ def read_capture(path: Path) -> Evidence:
         for member, octets in members.items()
         if member.startswith("text/")
     }
-    nr_cpus = meta.get("ncpu")
+    nr_cpus, system = meta.get("ncpu"), meta.get("uname")
     return from_texts(
         texts,
         origin=name,
@@ -51,6 +51,7 @@ def read_capture(path: Path) -> Evidence:
         page_flags=flags,
         found_settings=meta.get("settings") if isinstance(meta.get("settings"), dict) else None,
         nr_cpus=nr_cpus if isinstance(nr_cpus, int) and 0 < nr_cpus <= 8192 else 0,
+        kernel=str(system.get("release", "")) if isinstance(system, dict) else "",
     )
 
 

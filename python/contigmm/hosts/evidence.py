@@ -61,6 +61,7 @@ _SETTINGS = {
     "/sys/kernel/mm/transparent_hugepage/enabled": "transparent_hugepage",
     "/sys/kernel/mm/transparent_hugepage/defrag": "transparent_hugepage_defrag",
 }
+SETTING_PATHS = tuple(_SETTINGS)
 
 
 def settings_of(found: Mapping[str, object]) -> dict[str, int | str]:
@@ -84,6 +85,7 @@ def from_texts(
     page_flags: WordRuns | None = None,
     found_settings: Mapping[str, object] | None = None,
     nr_cpus: int = 0,
+    kernel: str = "",
 ) -> Evidence:
     """Parse /proc texts, by name; ``NAME.before`` and ``NAME.after`` are readings around a scan.
 
@@ -126,7 +128,7 @@ def from_texts(
         system_ram=parse_system_ram(ram, name=named("iomem")) if readable(ram) else (),
         meminfo=parse_meminfo(texts[memory], name=named(memory)) if memory else {},
         nr_cpus=nr_cpus or max((len(zone.pcp) for zone in zones), default=1) or 1,
-        kernel=_release(texts.get("version", "")),
+        kernel=kernel or _release(texts.get("version", "")),
         settings=settings_of(found_settings or {}),
     )
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from contigmm.hosts.evidence import Evidence, from_texts, readable
+from contigmm.hosts.evidence import SETTING_PATHS, Evidence, from_texts, readable
 from contigmm.hosts.kpageflags import VOLATILE
 from contigmm.hosts.proc_text import parse_zoneinfo
 from contigmm.hosts.rle import U64, WordRuns, runs_of
@@ -18,9 +18,7 @@ from contigmm.hosts.source_error import SourceError
 
 #: Texts that change while frames are scanned: read before and after.
 TWICE: Final = ("buddyinfo", "pagetypeinfo", "zoneinfo", "vmstat")
-ONCE: Final = ("meminfo", "iomem", "slabinfo", "version")
-_SETTING_ROOTS: Final = ("sys/vm",)
-_SYS_SETTINGS: Final = ("kernel/mm/transparent_hugepage",)
+ONCE: Final = ("meminfo", "iomem")
 _CHUNK: Final = 1 << 20
 _TRIES: Final = 2
 
@@ -55,6 +53,7 @@ def read_host(*, proc: Path = Path("/proc")) -> Evidence:
         page_flags=reading.page_flags,
         found_settings=reading.settings,
         nr_cpus=os.cpu_count() or 1,
+        kernel=os.uname().release,
     )
 
 
@@ -127,12 +126,10 @@ def _words(path: Path, nr_frames: int) -> U64 | None:
 
 
 def _settings(proc: Path) -> dict[str, str]:
-    roots = [proc / root for root in _SETTING_ROOTS]
-    roots += [proc.parent / "sys" / root for root in _SYS_SETTINGS]
     out: dict[str, str] = {}
-    for root in roots:
-        for path in sorted(root.glob("*")) if root.is_dir() else ():
-            text = _text(path) if path.is_file() and path.stat().st_mode & 0o444 else ""
-            if readable(text):
-                out[str(path)] = text.strip()
+    for name in SETTING_PATHS:
+        path = proc / name.removeprefix("/proc/") if name.startswith("/proc/") else Path(name)
+        text = _text(path)
+        if readable(text):
+            out[name] = text.strip()
     return out

@@ -1,6 +1,7 @@
 """Who owns the used frames: background processes and files, drawn, since the flags do not tell.
 
-Anonymous frames belong to processes, cache frames to files, shared memory to shmem files. Frames of
+Anonymous frames belong to processes, cache frames to files, shared memory to shmem files; what is
+locked but not anonymous keeps its place. Frames of
 one pageblock mostly belong to one process, as faults take them in runs; a file has neighbouring
 frames. Page tables belong to the processes, each getting at least as many as map its memory.
 """
@@ -61,10 +62,9 @@ def draw_owners(used: UsedRuns, rng: np.random.Generator) -> Ownership:
     """Give every anonymous, cache and page-table frame an owner."""
     used = _single_tables(used)
     kinds, flags = used.page_class, used.flags
-    is_locked = kinds == PageClass.MLOCKED
-    is_anon_locked = is_locked & ((flags & FrameFlags.ANON) != 0)
     anon = np.flatnonzero(np.isin(kinds, _ANON))
-    locked = np.flatnonzero(is_anon_locked)
+    is_locked = (kinds == PageClass.MLOCKED) & ((flags & FrameFlags.ANON) != 0)
+    locked = np.flatnonzero(is_locked)
     nr_tables = int(used.nr[kinds == PageClass.PGTABLE].sum())
     owner = np.full(len(used.nr), NO_OWNER, np.int64)
     names: list[OwnerDescription] = []
@@ -75,7 +75,7 @@ def draw_owners(used: UsedRuns, rng: np.random.Generator) -> Ownership:
     if count:
         owner[anon] = _processes(used, anon, count, rng)
         owner[locked] = _locked_owner(names) if len(locked) else 0
-    shmem = np.flatnonzero(np.isin(kinds, _SHMEM) | (is_locked & ~is_anon_locked))
+    shmem = np.flatnonzero(np.isin(kinds, _SHMEM))
     for rows, kind, pages in (
         (shmem, OwnerKind.SHMEM, _PAGES_A_SHMEM_FILE),
         (np.flatnonzero(np.isin(kinds, _FILE)), OwnerKind.FILE, _PAGES_A_FILE),

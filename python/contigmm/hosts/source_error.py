@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contigmm.errors import ContigmmError
 
-class SourceError(ValueError):
+
+class SourceError(ContigmmError, ValueError):
     """A source cannot be read as what it should be.
 
     ``str()`` is one sentence; ``name`` and ``line`` (from 1; 0: the file as a whole) say where.
