@@ -26,6 +26,7 @@ from contigmm.hosts.source_error import SourceError
 #: Zone boundaries of x86-64 and the usual hole below 4 GiB, in frames.
 _DMA_END, _DMA32_END, _HOLE_AT = 4096, 1 << 20, 0xC0000
 _GIB = 1 << 18
+_MIB_END = 1 << 8
 #: Part of pageblocks that are not Movable, in 1/1000, where pagetypeinfo is not told.
 _ASSUMED_BLOCKS = {MigrateType.UNMOVABLE: 20, MigrateType.RECLAIMABLE: 15}
 
@@ -104,13 +105,19 @@ def _assumed(node: int, name: str, start: int, spanned: int, present: int) -> Zo
 def _with_drawn_holes(
     zone: ZoneDescription, system_ram: tuple[tuple[int, int], ...]
 ) -> ZoneDescription:
-    """Return the zone with holes: as System RAM tells, else all at its end."""
+    """Return the zone with holes: as System RAM tells, else where a PC has them.
+
+    That is below 1 MiB in zone DMA (firmware), and at the end of any other (devices).
+    """
     if system_ram:
         told = with_holes(zone, system_ram)
         if told.present == zone.present:
             return told
     missing = zone.spanned - zone.present
-    return replace(zone, holes=((zone.end_pfn - missing, missing),) if missing else ())
+    end = zone.end_pfn
+    if zone.name == "DMA" and zone.start_pfn + missing < _MIB_END:
+        end = _MIB_END
+    return replace(zone, holes=((end - missing, missing),) if missing else ())
 
 
 def _present(zone: ZoneDescription) -> list[tuple[int, int]]:

@@ -203,6 +203,13 @@ def _zone(zone: _ZoneText, name: str) -> ZoneDescription:
             f"zone {zone.name} of node {zone.node} lacks {sorted(lacking)[0]}.", name=name
         )
     numbers = zone.numbers
+    managed = numbers.get("managed", numbers["present"])
+    if not managed <= numbers["present"] <= numbers["spanned"]:
+        raise SourceError(
+            f"zone {zone.name} of node {zone.node} manages {managed} of {numbers['present']} "
+            f"present of {numbers['spanned']} spanned frames; they must not decrease.",
+            name=name,
+        )
     pcp = [
         PcpDescription(
             count=one.get("count", 0),
@@ -219,7 +226,7 @@ def _zone(zone: _ZoneText, name: str) -> ZoneDescription:
         start_pfn=numbers["start_pfn"],
         spanned=numbers["spanned"],
         present=numbers["present"],
-        managed=numbers.get("managed", numbers["present"]),
+        managed=managed,
         watermark_min=numbers.get("min"),
         watermark_low=numbers.get("low"),
         watermark_high=numbers.get("high"),
