@@ -180,7 +180,7 @@ def replaced(name, old, new):
             r"before:\d+: '40x5'",
         ),
         (
-            replaced("text/zoneinfo.before", b"spanned  520192", b"spanned  90192"),
+            replaced("text/zoneinfo.before", b":           4096", b": 9999"),
             "lies in no zone",
         ),
         (replaced("text/zoneinfo.before", b"present  3998", b"present  9998"), "must not decrease"),

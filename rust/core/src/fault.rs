@@ -544,7 +544,7 @@ impl Memory {
 
     /// Whether the page cache owns the frame.
     fn is_cached(&self, pfn: Pfn) -> bool {
-        matches!(self.map.class(pfn), PageClass::File | PageClass::Shmem)
+        self.map.class(pfn).is_cached()
     }
 
     fn load_byte(&self, pte: Pte, offset: u16) -> u8 {

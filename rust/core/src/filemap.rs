@@ -176,8 +176,8 @@ impl Memory {
 
     // ---- captured frames ---------------------------------------------------------------------
 
-    /// Gives captured anonymous frames to an address space, mapped one after the other from `vpn` on.
-    /// Page tables come from [`Self::adopt_pgtables`] first.
+    /// Gives captured anonymous frames to an address space, mapped one after the other from `vpn` on;
+    /// frames of large folios page by page, as if these were split. Page tables come from [`Self::adopt_pgtables`] first.
     ///
     /// # Errors
     /// The first frame that is none without an owner, or no frame for a table; what was done stays.
@@ -198,8 +198,12 @@ impl Memory {
                 Err(error) => return Ok(Progress::blocked(at - vpn, Cause::Memory(error))),
             };
             for &pfn in now {
-                self.adopt(pfn, &[PageClass::Anon, PageClass::Mlocked])?;
-                self.map.set_class(pfn, PageClass::Anon);
+                let class = self.adoptable(pfn)?;
+                if class == PageClass::Mlocked {
+                    self.map.set_class(pfn, PageClass::Anon);
+                } else if !class.is_anon() {
+                    return Err(AdoptError(pfn.0));
+                }
                 self.map.set_flags(pfn, ANON_FLAGS);
                 Rmap::add_new(&mut self.map, pfn, mm, at);
                 let bits = Pte::ANON | Pte::EXCLUSIVE | Pte::WRITE | Pte::DIRTY | Pte::YOUNG;
@@ -225,15 +229,16 @@ impl Memory {
         pfns: &[Pfn],
     ) -> Result<(), AdoptError> {
         let kind = self.owners.cache.file(file).kind;
-        let class = Self::cache_class(kind);
         let swap = if kind == FileKind::Shmem {
             page_flags::SWAPBACKED
         } else {
             0
         };
         for (at, &pfn) in (index..).zip(pfns) {
-            self.adopt(pfn, &[class, PageClass::Mlocked])?;
-            self.map.set_class(pfn, class);
+            let class = self.adoptable(pfn)?;
+            if !class.is_cached() || class.is_shmem() != (kind == FileKind::Shmem) {
+                return Err(AdoptError(pfn.0));
+            }
             self.map
                 .set_flags(pfn, page_flags::LRU | page_flags::UPTODATE | swap);
             self.map.set_owner(pfn, file.0, at);
@@ -246,21 +251,18 @@ impl Memory {
         Ok(())
     }
 
-    /// Tests that a frame may be given an owner.
-    fn adopt(&self, pfn: Pfn, classes: &[PageClass]) -> Result<(), AdoptError> {
+    /// The class of a frame that may be given an owner.
+    fn adoptable(&self, pfn: Pfn) -> Result<PageClass, AdoptError> {
         let single = self
             .map
             .head_at(pfn)
-            .filter(|head| head.order == Order::ZERO);
-        match single {
-            Some(head) if classes.contains(&head.class) && self.map.flags(pfn) == 0 => Ok(()),
-            _ => Err(AdoptError(pfn.0)),
-        }
+            .filter(|head| head.order == Order::ZERO && self.map.flags(pfn) == 0);
+        single.map_or(Err(AdoptError(pfn.0)), |head| Ok(head.class))
     }
 
     /// Who owns a frame: its mappings, or its file and page.
     pub fn owner_of(&self, pfn: Pfn) -> (Vec<(MmId, u64)>, Option<(FileId, u32)>) {
-        let cached = matches!(self.map.class(pfn), PageClass::File | PageClass::Shmem);
+        let cached = self.map.class(pfn).is_cached();
         let file = FileId(self.map.anchor(pfn));
         let owned = self.map.flags(pfn) & page_flags::LRU != 0;
         let file = (cached && owned && self.has_file(file)).then(|| (file, self.map.index(pfn)));

@@ -106,6 +106,21 @@ impl PageClass {
         self as usize
     }
 
+    /// Anonymous: its owner is who maps it.
+    pub const fn is_anon(self) -> bool {
+        matches!(self, Self::Anon | Self::AnonThp)
+    }
+
+    /// Of shared memory.
+    pub const fn is_shmem(self) -> bool {
+        matches!(self, Self::Shmem | Self::ShmemThp)
+    }
+
+    /// In the page cache: its owner is a file.
+    pub const fn is_cached(self) -> bool {
+        self.is_shmem() || matches!(self, Self::File | Self::FileLarge)
+    }
+
     /// On an LRU list (`PageLRU`), so that the page could be migrated: what
     /// `prep_move_freepages_block()` counts as movable, mm/page_alloc.c v6.12.
     pub const fn is_lru(self) -> bool {

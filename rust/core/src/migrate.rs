@@ -116,13 +116,12 @@ impl Memory {
     /// # Errors
     /// Why not.
     pub fn can_migrate(&self, pfn: Pfn) -> Result<(), MigrateError> {
-        use crate::mem_map::PageClass::{Anon, File, Shmem};
         let head = self.map.head_at(pfn).ok_or(MigrateError::NotMovable)?;
         let flags = self.map.flags(pfn);
         let cached = match head.class {
             _ if head.order > crate::units::Order::ZERO => return Err(MigrateError::NotMovable),
-            Anon => 0,
-            File | Shmem => 1,
+            class if class.is_anon() => 0,
+            class if class.is_cached() => 1,
             _ => return Err(MigrateError::NotMovable),
         };
         let expected = self.map.mapcount(pfn) + cached;

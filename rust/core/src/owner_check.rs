@@ -97,9 +97,9 @@ impl Memory {
         let class = head.map(|head| head.class);
         let anon = pte.has(Pte::ANON);
         let fits = match class {
-            Some(PageClass::Anon) => anon,
-            Some(PageClass::File | PageClass::Shmem) => !anon,
-            _ => false,
+            Some(class) if anon => class.is_anon(),
+            Some(class) => class.is_cached(),
+            None => false,
         };
         ensure!(
             fits,
@@ -135,10 +135,7 @@ impl Memory {
                 continue;
             };
             let flags = self.map.flags(pfn);
-            let user = matches!(
-                head.class,
-                PageClass::Anon | PageClass::File | PageClass::Shmem
-            );
+            let user = head.class.is_anon() || head.class.is_cached();
             if !user || head.order > Order::ZERO || flags == 0 {
                 ensure!(
                     !seen.frames.contains_key(&pfn.0),
@@ -154,7 +151,7 @@ impl Memory {
                 "frame {} has mapcount {mapcount} of {maps}",
                 pfn.0
             );
-            let cached = u32::from(head.class != PageClass::Anon);
+            let cached = u32::from(!head.class.is_anon());
             let refs = self.map.refcount(pfn);
             let holds = if flags & page_flags::PINNED == 0 {
                 0
@@ -181,7 +178,7 @@ impl Memory {
             } else {
                 stat.nr_file_mapped += mapped;
                 stat.nr_file_pages += 1;
-                stat.nr_shmem += u64::from(head.class == PageClass::Shmem);
+                stat.nr_shmem += u64::from(head.class.is_shmem());
             }
         }
         stat.nr_page_table_pages = self.owners.stat.nr_page_table_pages;
@@ -227,7 +224,7 @@ impl Memory {
             let anon = self
                 .map
                 .head_at(pfn)
-                .is_some_and(|head| head.class == PageClass::Anon);
+                .is_some_and(|head| head.class.is_anon());
             if anon && self.map.mapcount(pfn) > 0 {
                 let walk = self.owners.rmap.walk(&self.map, pfn);
                 ensure!(
