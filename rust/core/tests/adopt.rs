@@ -47,11 +47,23 @@ fn the_end_of_a_process_frees_exactly_its_frames() {
     let mm = memory.mm_create();
     memory.adopt_pgtables(mm, &pfns(448..456));
     let frames = pfns(0..384);
-    memory.anon_adopt(mm, Cpu(0), 1 << 20, &frames).expect("they have no owner");
+    memory
+        .anon_adopt(mm, Cpu(0), 1 << 20, &frames)
+        .expect("they have no owner");
     memory.check().expect("the books agree");
     assert_eq!(memory.rss(mm).anon, 384);
-    assert_eq!((total(&memory, PageClass::Anon), total(&memory, PageClass::AnonThp)), (256, 128));
-    assert_eq!(memory.free_blocks(memory.zones()[0].id).count(), 2, "no table was allocated");
+    assert_eq!(
+        (
+            total(&memory, PageClass::Anon),
+            total(&memory, PageClass::AnonThp)
+        ),
+        (256, 128)
+    );
+    assert_eq!(
+        memory.free_blocks(memory.zones()[0].id).count(),
+        2,
+        "no table was allocated"
+    );
     memory.mm_exit(mm, Cpu(0));
     memory.check().expect("the books agree");
     assert_eq!(total(&memory, PageClass::Free), 1536 + 384 + 8);
@@ -63,7 +75,9 @@ fn locked_frames_count_as_locked_until_they_are_not() {
     let mut memory = captured();
     let mm = memory.mm_create();
     memory.adopt_pgtables(mm, &pfns(448..456));
-    memory.anon_adopt(mm, Cpu(0), 0, &pfns(456..464)).expect("they have no owner");
+    memory
+        .anon_adopt(mm, Cpu(0), 0, &pfns(456..464))
+        .expect("they have no owner");
     memory.mlock_range(mm, 0, 8, contigmm_core::address_space::vm_flags::LOCKED);
     memory.check().expect("the books agree");
     assert_eq!(total(&memory, PageClass::Mlocked), 8);
@@ -72,13 +86,32 @@ fn locked_frames_count_as_locked_until_they_are_not() {
 #[test]
 fn a_file_takes_frames_of_its_kind_only() {
     let mut memory = captured();
-    let spec = FileSpec { kind: FileKind::Regular, size: 0, fill: None };
+    let spec = FileSpec {
+        kind: FileKind::Regular,
+        size: 0,
+        fill: None,
+    };
     let file = memory.file_create(spec);
-    memory.cache_adopt(file, 0, &pfns(384..448)).expect("they have no owner");
+    memory
+        .cache_adopt(file, 0, &pfns(384..448))
+        .expect("they have no owner");
     memory.check().expect("the books agree");
     assert_eq!(total(&memory, PageClass::FileLarge), 64);
-    assert!(memory.cache_adopt(file, 64, &pfns(0..1)).is_err(), "an anonymous frame");
-    assert!(memory.cache_adopt(file, 64, &pfns(384..385)).is_err(), "it has an owner");
-    let shared = memory.file_create(FileSpec { kind: FileKind::Shmem, size: 0, fill: None });
-    assert!(memory.cache_adopt(shared, 0, &pfns(300..301)).is_err(), "not shared memory");
+    assert!(
+        memory.cache_adopt(file, 64, &pfns(0..1)).is_err(),
+        "an anonymous frame"
+    );
+    assert!(
+        memory.cache_adopt(file, 64, &pfns(384..385)).is_err(),
+        "it has an owner"
+    );
+    let shared = memory.file_create(FileSpec {
+        kind: FileKind::Shmem,
+        size: 0,
+        fill: None,
+    });
+    assert!(
+        memory.cache_adopt(shared, 0, &pfns(300..301)).is_err(),
+        "not shared memory"
+    );
 }
