@@ -127,8 +127,7 @@ class MmStruct:
     def link(self, vma: VmArea) -> None:
         """Put a VMA into the index and its file's list: vma_link(), v6.12."""
         self.vmas[vma.id] = vma
-        gap_below = self.config.stack_guard_gap if vma.vm_flags & VM_GROWSDOWN else 0
-        self.index.insert(start=vma.vm_start, end=vma.vm_end, id=vma.id, gap_below=gap_below)
+        self.index.insert(start=vma.vm_start, end=vma.vm_end, id=vma.id)
         self.map_count += 1
         if vma.file is not None:
             inode = vma.file.inode

@@ -34,6 +34,43 @@ def vm_start_gap(mm: "MmStruct", vma: "VmArea") -> int:
     return vma.vm_start
 
 
+def _highest(
+    mm: "MmStruct", length: int, low: int, high: int, *, align_mask: int = 0
+) -> int | None:
+    """Search from above: unmapped_area_topdown(), mm/vma.c, v6.12.
+
+    A gap that runs into the guard of a growsdown VMA ends the search above that guard for good,
+    even for gaps below the VMAs in between.
+    """
+    low = max(low, mm.config.mmap_min_addr)
+    find, vmas = mm.find_id, mm.vmas
+    while True:
+        found = mm.index.highest_gap(length=length, low=low, high=high, align_mask=align_mask)
+        if found is None:
+            return None
+        above = find(found)
+        if above is None or not vmas[above].vm_flags & VM_GROWSDOWN:
+            return found
+        gap_end = min(vmas[above].vm_start, high)
+        guard = vm_start_gap(mm, vmas[above])
+        if guard >= gap_end:
+            return found
+        high = guard
+
+
+def _lowest(mm: "MmStruct", length: int, low: int, high: int, *, align_mask: int = 0) -> int | None:
+    """Search from below: unmapped_area(), mm/vma.c, v6.12."""
+    low = max(low, mm.config.mmap_min_addr)
+    while True:
+        found = mm.index.lowest_gap(length=length, low=low, high=high, align_mask=align_mask)
+        if found is None:
+            return None
+        above = mm.find_vma(found)
+        if above is None or vm_start_gap(mm, above) >= found + length + align_mask - 1:
+            return found
+        low = above.vm_end
+
+
 def _bottom_up(mm: "MmStruct", addr: int, length: int, flags: int) -> int | None:
     """arch_get_unmapped_area(), arch/x86/kernel/sys_x86_64.c, v6.12."""
     low, high = mm.mmap_legacy_base, TASK_SIZE
@@ -47,8 +84,7 @@ def _bottom_up(mm: "MmStruct", addr: int, length: int, flags: int) -> int | None
             vma = mm.find_vma(addr)
             if vma is None or addr + length <= vm_start_gap(mm, vma):
                 return addr
-    low = max(low, mm.config.mmap_min_addr)
-    return mm.index.lowest_gap(length=length, low=low, high=high)
+    return _lowest(mm, length, low, high)
 
 
 def _top_down(mm: "MmStruct", addr: int, length: int, flags: int) -> int | None:
@@ -64,8 +100,7 @@ def _top_down(mm: "MmStruct", addr: int, length: int, flags: int) -> int | None:
                 if vma is None or hint + length <= vm_start_gap(mm, vma):
                     return hint
         low = 1 << 32 if flags & MAP_ABOVE4G else PAGE_SIZE
-        low = max(low, mm.config.mmap_min_addr)
-        found = mm.index.highest_gap(length=length, low=low, high=mm.mmap_base)
+        found = _highest(mm, length, low, mm.mmap_base)
         if found is not None:
             return found
     return _bottom_up(mm, addr, length, flags)
@@ -152,8 +187,5 @@ def _hugetlb(task: "Task", file: "Backing", addr: int, length: int, flags: int) 
         low, high = mm.mmap_legacy_base, TASK_SIZE
         if flags & MAP_32BIT:
             low, high = _32BIT_LOW, _32BIT_HIGH
-        return mm.index.lowest_gap(length=length, low=low, high=high, align_mask=page_bytes - 1)
-    low = max(PAGE_SIZE, mm.config.mmap_min_addr)
-    return mm.index.highest_gap(
-        length=length, low=low, high=mm.mmap_base, align_mask=page_bytes - 1
-    )
+        return _lowest(mm, length, low, high, align_mask=page_bytes - 1)
+    return _highest(mm, length, PAGE_SIZE, mm.mmap_base, align_mask=page_bytes - 1)

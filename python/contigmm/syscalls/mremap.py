@@ -182,7 +182,7 @@ def _move_only(task: "Task", start: int, length: int, flags: int, new_addr: int)
     result: int | None = None
     target = new_addr
     last_end = at = start
-    while (vma := mm.intersection(at, end)) is not None:
+    while at < end and (vma := mm.intersection(at, end)) is not None:
         if result is None and vma.vm_start > start:
             break
         addr = max(vma.vm_start, start)
