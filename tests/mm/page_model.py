@@ -442,7 +442,7 @@ class ModelMemory:
         vm_start, vm_end, _, obj, pgoff = where
         file = self.files[obj]
         first = max(vpn & -FAULT_AROUND, vm_start >> 12)
-        last = min((vpn & -FAULT_AROUND) + FAULT_AROUND, vm_end >> 12)
+        last = min(first + FAULT_AROUND, (vpn & -HUGE) + HUGE, vm_end >> 12)
         for at in range(first, last):
             page = file.pages.get(pgoff + at - (vm_start >> 12))
             if page is not None and page.uptodate and at not in space.ptes:
