@@ -321,7 +321,7 @@ class ModelMemory:
             return GUARD, "guard"
         if page is None:
             if where[3]:
-                return self._file_fault(mm, space, vpn, write=write, where=where), ""
+                return self._file_fault(mm, space, vpn, write=write, where=where)
             if vm_flags & VM_PFNMAP:
                 self._map(mm, space, vpn, PFN)
                 return PFN, ""
@@ -404,19 +404,25 @@ class ModelMemory:
     def _file_fault(
         self, mm: int, space: Space, vpn: int, *, write: bool,
         where: tuple[int, int, int, int, int],
-    ) -> Page:  # fmt: skip
+    ) -> tuple[Page, str]:  # fmt: skip
         vm_start, _, vm_flags, obj, pgoff = where
         file = self.files[obj]
         index = pgoff + vpn - (vm_start >> 12)
-        if not write and not vm_flags & VM_DONTEXPAND:
+        around = not write and not vm_flags & VM_DONTEXPAND
+        if around:
             self._map_around(mm, space, vpn, where)
-            if vpn in space.ptes:
-                return space.ptes[vpn]
+        if vpn in space.ptes:
+            return space.ptes[vpn], ""
+        if index >= (file.size + 4095) >> 12:
+            return ZERO, "beyond_eof"
+        missed = index not in file.pages and not file.shmem
         page = self._cached(file, index, vm_flags)
         if write and not vm_flags & VM_SHARED:
             page = page.copy()
         self._map(mm, space, vpn, page)
-        return page
+        if missed and around:  # filemap_fault() drops the lock to read, and all begins again
+            self._map_around(mm, space, vpn, where)
+        return page, ""
 
     def _cached(self, file: ModelFile, index: int, vm_flags: int) -> Page:
         page = file.pages.get(index)
@@ -721,11 +727,11 @@ class ModelMemory:
             page = space.ptes.get(at)
             if at >> 9 in space.pmds:
                 answer.append(1)
-            elif page is None:
+            elif page is None or page is GUARD:  # pte_none_mostly()
                 cached = self.files[obj].pages.get(index + i) if obj else None
                 answer.append(cached is not None and cached.uptodate)
             else:
-                answer.append(page is not GUARD)
+                answer.append(1)
         return bytes(answer)
 
     def usage(self, *, mm: int, vpn: int, nr: int) -> dict[str, Any]:

@@ -148,17 +148,6 @@ def find_for_access(task: "Task", addr: int, done: int, *, write: bool) -> "VmAr
     return vma
 
 
-def file_end(vma: "VmArea") -> int:
-    """Return the address in ``vma`` where its file ends, or the end of the VMA."""
-    file = vma.file
-    if file is None or file.is_special:
-        return vma.vm_end
-    if file.is_hugetlb:
-        return vma.vm_start  # the pool is empty: hugetlb_no_page() ends in SIGBUS
-    pages = file.inode.nr_pages() - vma.vm_pgoff
-    return min(vma.vm_end, vma.vm_start + (pages << PAGE_SHIFT))
-
-
 def prealloc_pfn(vma: "VmArea") -> int:
     """Return the frame that the RFC's fault path has for a VMA's first page, -1 for others."""
     run = vma.run
@@ -220,11 +209,9 @@ def access(
     while done < n:
         at = (addr + done * stride) & U64_MAX
         vma = find_for_access(task, at, done, write=write)
-        end = file_end(vma)
-        if at >= end:
-            raise _beyond_end(mm, vma, at, done)
-        if vma.file is not None and vma.file.is_special:
-            _check_special(vma, at, done)
+        end = vma.vm_end
+        if vma.file is not None and (vma.file.is_special or vma.file.is_hugetlb):
+            _check_unusual(vma, at, done)
         count = 1
         if done + 1 < n and 0 < stride < TASK_SIZE and not vma.vm_flags & VM_PFNMAP:
             count = min(n - done, (end - at + stride - 1) // stride)
@@ -254,20 +241,16 @@ def access(
     return done, last
 
 
-def _check_special(vma: "VmArea", at: int, done: int) -> None:
-    """Some pages of [vvar] have nothing behind them: lib/vdso/datastore.c:vvar_fault(), v6.18."""
+def _check_unusual(vma: "VmArea", at: int, done: int) -> None:
+    """Refuse pages that have nothing behind them.
+
+    The pool of huge pages is empty, so that hugetlb_no_page() ends in SIGBUS; of [vvar] some pages
+    do: lib/vdso/datastore.c:vvar_fault(), v6.18.
+    """
     page = vma.vm_pgoff + ((at - vma.vm_start) >> PAGE_SHIFT)
-    if isinstance(vma.file, SpecialMapping) and page in vma.file.absent:
+    file = vma.file
+    if not isinstance(file, SpecialMapping) or page in file.absent:
         raise MemoryFault(SIGBUS, BUS_ADRERR, at, done)
-
-
-def _beyond_end(mm: "MmStruct", vma: "VmArea", at: int, done: int) -> MemoryFault:
-    """Past the end of the file: SIGBUS, unless a guard marker stands there."""
-    entry = int(mm.memory.pagemap(mm=mm.id, vpn=at >> PAGE_SHIFT, nr=1)[0])
-    if entry >> 58 & 1:
-        return MemoryFault(SIGSEGV, SEGV_MAPERR, at, done)
-    del vma
-    return MemoryFault(SIGBUS, BUS_ADRERR, at, done)
 
 
 def page_align(length: int) -> int:

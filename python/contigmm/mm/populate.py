@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from contigmm.abi import PAGE_SHIFT
 from contigmm.mm.causes import BEYOND_EOF, NO_ACCESS
-from contigmm.mm.fault import file_end, map_run, prealloc_pfn, prepare_for
+from contigmm.mm.fault import map_run, prealloc_pfn, prepare_for
 from contigmm.mm.flags import (
     VM_ACCESS_FLAGS,
     VM_IO,
@@ -40,26 +40,24 @@ def fault_in(task: "Task", vma: "VmArea", start: int, end: int, *, write: bool) 
     if vma.run is not None and vma.run.core_run != NO_CORE_RUN:
         map_run(task, vma, start, end)
         return ""
+    if vma.file is not None and vma.file.is_hugetlb:
+        return BEYOND_EOF  # the pool is empty: hugetlb_no_page() ends in SIGBUS
     mm = task.mm
-    limit = min(end, file_end(vma))
-    if start < limit:
-        prepare_for(mm, vma, start, limit, write=write)
-        _, cause = mm.memory.populate(
-            mm=mm.id,
-            cpu=task.cpu,
-            vpn=start >> PAGE_SHIFT,
-            nr=(limit - start) >> PAGE_SHIFT,
-            vm_start=vma.vm_start,
-            vm_end=vma.vm_end,
-            vm_flags=vma.vm_flags | mm.fault_flags,
-            obj=0 if vma.file is None else vma.file.inode.core_id,
-            pgoff=vma.vm_pgoff,
-            prealloc=prealloc_pfn(vma),
-            write=write,
-        )
-        if cause:
-            return cause
-    return BEYOND_EOF if limit < end else ""
+    prepare_for(mm, vma, start, end, write=write)
+    _, cause = mm.memory.populate(
+        mm=mm.id,
+        cpu=task.cpu,
+        vpn=start >> PAGE_SHIFT,
+        nr=(end - start) >> PAGE_SHIFT,
+        vm_start=vma.vm_start,
+        vm_end=vma.vm_end,
+        vm_flags=vma.vm_flags | mm.fault_flags,
+        obj=0 if vma.file is None else vma.file.inode.core_id,
+        pgoff=vma.vm_pgoff,
+        prealloc=prealloc_pfn(vma),
+        write=write,
+    )
+    return cause
 
 
 def mm_populate(task: "Task", start: int, length: int, *, ignore_errors: bool) -> str:
