@@ -449,9 +449,19 @@ class ModelMemory:
         file = self.files[obj]
         first = max(vpn & -FAULT_AROUND, vm_start >> 12)
         last = min(first + FAULT_AROUND, (vpn & -HUGE) + HUGE, vm_end >> 12)
-        for at in range(first, last):
-            page = file.pages.get(pgoff + at - (vm_start >> 12))
-            if page is not None and page.uptodate and at not in space.ptes:
+        cached = [
+            (at, page)
+            for at in range(first, last)
+            if (page := file.pages.get(pgoff + at - (vm_start >> 12))) and page.uptodate
+        ]
+        last_index = ((file.size + 4095) >> 12) - 1
+        no_table = vpn >> 9 not in space.tables
+        # filemap_map_pages(): nobody installs the table if the first page is the file's last.
+        first_index = pgoff + cached[0][0] - (vm_start >> 12) if cached else 0
+        if no_table and not file.shmem and first_index == last_index:
+            return
+        for at, page in cached:
+            if at not in space.ptes:
                 self._map(mm, space, at, page)
 
     # -- ranges -----------------------------------------------------------------------------
@@ -624,8 +634,11 @@ class ModelMemory:
         freed = self._evict(cached, end, 1 << 52)
         cached.blank_from = min(cached.blank_from, end)
         if size % 4096:
-            page = cached.pages.get(end - 1) or (not cached.shmem and cached.new_page(end - 1))
-            if page:
+            page = cached.pages.get(end - 1)
+            if page is None and not cached.shmem:  # a hole: __ext4_block_zero_page_range()
+                page = cached.new_page(end - 1)
+                page.uptodate = False
+            if page is not None:
                 page.data.update(dict.fromkeys(range(size % 4096, 4096), 0))
         return freed
 
@@ -655,7 +668,10 @@ class ModelMemory:
         if index not in cached.pages and not cached.shmem:
             self._read_ahead(cached, index, 4 if index == 0 else 1)
         page = cached.pages.get(index)
-        return 0 if page is None else page.byte(offset & 4095)
+        if page is None:
+            return 0
+        page.uptodate = True
+        return page.byte(offset & 4095)
 
     def file_write(self, file: int, *, offset: int, value: int, cpu: int = 0) -> None:
         cached = self.files[file]

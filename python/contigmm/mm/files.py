@@ -54,6 +54,7 @@ class Backing:
     is_special = False  # pages of the kernel: [vdso], [vvar]
     is_shmem = False
     thp_aligned = False  # places large mappings on huge-page boundaries
+    knows_sync = False  # FOP_MMAP_SYNC: MAP_SHARED_VALIDATE may ask for MAP_SYNC
     supports_sync = True  # does not look at VM_SYNC
     readable = True  # FMODE_READ
     mappable = True  # has a mmap operation
@@ -127,5 +128,6 @@ class Ext4File(Backing):
     __slots__ = ()
     kind = "ext4"
     thp_aligned = True
+    knows_sync = True
     supports_sync = False  # fs/ext4/file.c:ext4_file_mmap_prepare(): no DAX, no VM_SYNC
     max_bytes = EXT4_MAX_BYTES

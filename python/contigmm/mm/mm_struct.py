@@ -5,6 +5,7 @@ What may be done with VMAs is in merge.py, munmap.py and the system calls; here 
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from contigmm.abi import TASK_SIZE
 from contigmm.mm.anon_vma import unlink_anon_vmas
 from contigmm.mm.flags import (
     VM_EXEC,
@@ -104,7 +105,7 @@ class MmStruct:
 
     def all_vmas(self) -> list[VmArea]:
         """Return every VMA in order of address."""
-        return self.vmas_in(0, 1 << 64)
+        return self.vmas_in(0, TASK_SIZE)
 
     # -- keeping ------------------------------------------------------------------------
     def new_vma(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from contigmm.abi import EPERM, F_SEAL_FUTURE_WRITE, F_SEAL_WRITE, PAGE_SHIFT, PAGE_SIZE
+from contigmm.abi import EFBIG, EPERM, F_SEAL_FUTURE_WRITE, F_SEAL_WRITE, PAGE_SHIFT, PAGE_SIZE
 from contigmm.errors import Reason, SyscallError
 from contigmm.mm.vma import vma_pages
 
@@ -45,9 +45,11 @@ def punch_hole(task: "Task", file: "Backing", offset: int, length: int) -> None:
     stay.
 
     Raises:
-        SyscallError: EPERM, sealed against writing.
+        SyscallError: EFBIG, beyond what the file system holds; EPERM, sealed against writing.
     """
     inode = file.inode
+    if offset + length > file.max_bytes:
+        raise SyscallError(EFBIG, Reason.FILE_TOO_BIG)
     if file.is_shmem and inode.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE):
         raise SyscallError(EPERM, Reason.FILE_SEALED)
     end = offset + length

@@ -31,6 +31,7 @@ from contigmm.abi import (
     MAP_PRIVATE,
     MAP_SHARED,
     MAP_SHARED_VALIDATE,
+    MAP_SYNC,
     MAP_TYPE,
     OVERCOMMIT_NEVER,
     PAGE_MASK,
@@ -192,7 +193,8 @@ def _file_type(file: Backing, flags: int, prot: int, vm_flags: int, pgoff: int, 
         raise SyscallError(EOVERFLOW, Reason.OFFSET_OVERFLOWS)
     kind = flags & MAP_TYPE
     if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
-        if kind == MAP_SHARED_VALIDATE and flags & ~LEGACY_MAP_MASK:
+        known = LEGACY_MAP_MASK | (MAP_SYNC if file.knows_sync else 0)
+        if kind == MAP_SHARED_VALIDATE and flags & ~known:
             raise SyscallError(EOPNOTSUPP, Reason.UNKNOWN_FLAGS)
         if prot & PROT_WRITE and not file.mode_write:
             raise SyscallError(EACCES, Reason.FILE_NOT_WRITABLE)
