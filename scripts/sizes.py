@@ -1,6 +1,7 @@
 """Holds the size of what is written: a module has one subject, a function fits a screen.
 
-Tests, generated code and stubs are left out, and so are docstrings and a Rust module's own tests.
+Tests, generated code and stubs are left out. Of a function its body counts, without the docstring:
+a signature may be a table of options.
 """
 
 import ast
@@ -20,10 +21,9 @@ def python_functions(text: str) -> Iterator[tuple[int, str, int]]:
     """Line, name and length of each function."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            told = ast.get_docstring(node) is not None
-            doc = (first.end_lineno or 0) - first.lineno + 1 if told else 0
-            yield node.lineno, node.name, (node.end_lineno or 0) - node.lineno + 1 - doc
+            body = node.body[ast.get_docstring(node) is not None :]
+            if body:
+                yield node.lineno, node.name, (node.end_lineno or 0) - body[0].lineno + 1
 
 
 def rust_functions(text: str) -> Iterator[tuple[int, str, int]]:
@@ -32,9 +32,11 @@ def rust_functions(text: str) -> Iterator[tuple[int, str, int]]:
     for at, line in enumerate(lines):
         if found := RUST_FUNCTION.match(line):
             end = f"{found[1]}}}"
-            rest = lines[at:]
-            length = next((n for n, later in enumerate(rest, 1) if later == end), 1)
-            yield at + 1, found[2], length
+            opens = next(
+                n for n, later in enumerate(lines[at:], at) if later[-1:] in {"{", "}", ";"}
+            )
+            closes = next((n for n, later in enumerate(lines[at:], at) if later == end), opens)
+            yield at + 1, found[2], max(closes - opens - 1, 0)
 
 
 def findings() -> Iterator[str]:
