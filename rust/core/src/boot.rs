@@ -334,6 +334,7 @@ impl Memory {
         let tuning = Tuning {
             watermark_boost_factor: spec.watermark_boost_factor,
             mobility_disabled: managed < pageblocks_by_type,
+            run_refill: spec.pcp.run_refill,
         };
         let mut memory = Self {
             map,
@@ -382,6 +383,8 @@ impl Memory {
                 let low = zone.watermark.low;
                 PcpLimits::compute(zone.managed, low, cpus, self.spec.pcp.high_fraction)
             });
+            let dma32 = self.zonelists.nr_nodes() == 1 || self.zonelists.has_dma32(zone.node);
+            zone.avoid_fragment = zone.kind == ZoneKind::Normal && dma32;
             zone.free_high_batch = self.spec.pcp.free_high_batch;
             if self.spec.pcp.enabled {
                 zone.pcps = vec![Pcp::default(); usize::from(self.spec.nr_cpus)];
@@ -478,6 +481,7 @@ fn boot_zone(
         pcps: Vec::new(),
         pcp_limits: PcpLimits::default(),
         free_high_batch: true,
+        avoid_fragment: false,
         lock_free_at_ns: 0,
         numa: NumaStat::default(),
     };

@@ -103,13 +103,12 @@ impl Clocks {
         *now = (*now).max(ns);
     }
 
-    /// Waits for a lock, holds it for `hold_ns`, and returns how long the wait was.
+    /// Works for `before_ns`, then waits for a lock and holds it for `hold_ns`.
     #[inline]
-    pub fn hold_lock(&mut self, cpu: Cpu, free_at_ns: &mut u64, hold_ns: u64) -> u64 {
+    pub fn hold_lock(&mut self, cpu: Cpu, free_at_ns: &mut u64, before_ns: u64, hold_ns: u64) {
         let now = &mut self.now_ns[usize::from(cpu.0)];
-        let waited = free_at_ns.saturating_sub(*now);
-        *now += waited + u64::from(self.costs.lock_ns) + hold_ns;
+        let held_from = (*now + before_ns).max(*free_at_ns);
+        *now = held_from + u64::from(self.costs.lock_ns) + hold_ns;
         *free_at_ns = *now;
-        waited
     }
 }

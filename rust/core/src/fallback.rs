@@ -2,6 +2,7 @@
 //! a block from one. mm/page_alloc.c v6.12.117, which has the rule of v6.15 (`__rmqueue_claim()`,
 //! `__rmqueue_steal()`) with the older names of its helpers.
 
+use crate::clock::Clocks;
 use crate::mem_map::{MemMap, PageClass};
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, Pfn};
 use crate::vmstat::{VmEvent, VmStat};
@@ -17,11 +18,27 @@ pub(crate) enum RmqueueMode {
     Steal,
 }
 
-/// What a fallback needs besides the zone.
-pub(crate) struct Fallback<'a> {
+/// What a step on a zone needs besides the zone: the rest of the machine that it touches.
+pub(crate) struct Parts<'a> {
     pub map: &'a mut MemMap,
     pub vmstat: &'a mut VmStat,
+    pub clock: &'a mut Clocks,
     pub tuning: Tuning,
+}
+
+impl Parts<'_> {
+    /// The same for a shorter time. Cold functions take it by value, so that what the fast path
+    /// works with need not be in memory.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // see page_alloc
+    pub fn reborrow(&mut self) -> Parts<'_> {
+        Parts {
+            map: self.map,
+            vmstat: self.vmstat,
+            clock: self.clock,
+            tuning: self.tuning,
+        }
+    }
 }
 
 /// Settings that steer fallback.
@@ -31,6 +48,8 @@ pub(crate) struct Tuning {
     pub watermark_boost_factor: u64,
     /// `page_group_by_mobility_disabled`.
     pub mobility_disabled: bool,
+    /// Refill per-CPU lists by runs.
+    pub run_refill: bool,
 }
 
 /// Who is asked when a type has nothing: `fallbacks[]`. CMA, highatomic and isolated pageblocks are
@@ -53,16 +72,20 @@ struct BlockContents {
 
 impl Zone {
     /// Takes a block, from another migratetype's pageblock if need be: `__rmqueue()`.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // see page_alloc
     pub(crate) fn rmqueue(
         &mut self,
-        with: &mut Fallback<'_>,
+        with: &mut Parts<'_>,
         order: Order,
         migratetype: MigrateType,
         flags: AllocFlags,
         mode: &mut RmqueueMode,
     ) -> Option<Pfn> {
-        if flags.has(AllocFlags::CMA) && self.nr_free_cma > self.nr_free_pages / 2 {
+        if self.nr_free_cma > 0
+            && self.nr_free_cma > self.nr_free_pages / 2
+            && flags.has(AllocFlags::CMA)
+        {
             let pfn = self.rmqueue_smallest(with.map, order, MigrateType::Cma);
             if pfn.is_some() {
                 return pfn;
@@ -74,14 +97,14 @@ impl Zone {
                 return pfn;
             }
         }
-        self.rmqueue_fallback(with, order, migratetype, flags, mode)
+        self.rmqueue_fallback(with.reborrow(), order, migratetype, flags, mode)
     }
 
     /// The rest of `__rmqueue()`, after the lists of the type itself.
     #[cold]
     fn rmqueue_fallback(
         &mut self,
-        with: &mut Fallback<'_>,
+        mut with: Parts<'_>,
         order: Order,
         migratetype: MigrateType,
         flags: AllocFlags,
@@ -95,7 +118,7 @@ impl Zone {
             }
         }
         if *mode <= RmqueueMode::Claim {
-            let pfn = self.rmqueue_claim(with, order, migratetype, flags);
+            let pfn = self.rmqueue_claim(&mut with, order, migratetype, flags);
             if pfn.is_some() {
                 *mode = RmqueueMode::Normal;
                 return pfn;
@@ -104,7 +127,7 @@ impl Zone {
         if flags.has(AllocFlags::NOFRAGMENT) {
             return None;
         }
-        let pfn = self.rmqueue_steal(with, order, migratetype)?;
+        let pfn = self.rmqueue_steal(&mut with, order, migratetype)?;
         *mode = RmqueueMode::Steal;
         Some(pfn)
     }
@@ -112,7 +135,7 @@ impl Zone {
     /// Claims a whole pageblock, the one with the largest free block: `__rmqueue_claim()`.
     fn rmqueue_claim(
         &mut self,
-        with: &mut Fallback<'_>,
+        with: &mut Parts<'_>,
         order: Order,
         start_type: MigrateType,
         flags: AllocFlags,
@@ -142,7 +165,7 @@ impl Zone {
     /// Takes a single block and leaves its pageblock as it is: `__rmqueue_steal()`.
     fn rmqueue_steal(
         &mut self,
-        with: &mut Fallback<'_>,
+        with: &mut Parts<'_>,
         order: Order,
         start_type: MigrateType,
     ) -> Option<Pfn> {
@@ -174,7 +197,7 @@ impl Zone {
     /// `try_to_steal_block()`.
     fn try_to_steal_block(
         &mut self,
-        with: &mut Fallback<'_>,
+        with: &mut Parts<'_>,
         pfn: Pfn,
         current: Order,
         order: Order,

@@ -1,12 +1,14 @@
 //! The free lists of one zone: `struct free_area`, include/linux/mmzone.h v6.12, threaded through
 //! the page-frame array. Head and tail matter: they decide which frame is handed out next.
+#![allow(clippy::inline_always)] // see page_alloc
 
-use crate::mem_map::{MemMap, NONE, PageClass};
+use crate::mem_map::{MemMap, NONE, Store};
 use crate::units::{MigrateType, Order, Pfn};
 
 const PREV: usize = 0;
 const NEXT: usize = 1;
 
+/// A doubly linked list of blocks, threaded through their first frames.
 #[derive(Clone, Copy, Debug)]
 struct List {
     head: u32,
@@ -20,6 +22,59 @@ const EMPTY: List = List {
     nr: 0,
 };
 
+impl List {
+    #[inline(always)]
+    fn insert<const SHIFT: u32>(&mut self, store: &mut Store<SHIFT>, pfn: u32, side: Side) {
+        self.nr += 1;
+        match side {
+            Side::Head => {
+                *store.link_mut(pfn) = [NONE, self.head];
+                if self.head == NONE {
+                    self.tail = pfn;
+                } else {
+                    store.link_mut(self.head)[PREV] = pfn;
+                }
+                self.head = pfn;
+            }
+            Side::Tail => {
+                *store.link_mut(pfn) = [self.tail, NONE];
+                if self.tail == NONE {
+                    self.head = pfn;
+                } else {
+                    store.link_mut(self.tail)[NEXT] = pfn;
+                }
+                self.tail = pfn;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn remove<const SHIFT: u32>(&mut self, store: &mut Store<SHIFT>, pfn: u32) {
+        let link = store.link_mut(pfn);
+        let [prev, next] = *link;
+        *link = [0; 2];
+        if prev == NONE {
+            self.head = next;
+        } else {
+            store.link_mut(prev)[NEXT] = next;
+        }
+        if next == NONE {
+            self.tail = prev;
+        } else {
+            store.link_mut(next)[PREV] = prev;
+        }
+        self.nr -= 1;
+    }
+}
+
+/// Room for every value of an order's four bits, so that no index can be out of bounds.
+const SLOTS: usize = 16;
+
+#[inline(always)]
+const fn slot(order: Order) -> usize {
+    order.index() % SLOTS
+}
+
 /// Where a freed block goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -32,7 +87,7 @@ pub(crate) enum Side {
 /// Lists of free blocks by order and migratetype.
 #[derive(Clone, Debug)]
 pub struct FreeArea {
-    lists: [[List; MigrateType::COUNT]; Order::COUNT],
+    lists: [[List; MigrateType::COUNT]; SLOTS],
     /// Bit `order` is set when the list of that order and migratetype is not empty.
     nonempty: [u16; MigrateType::COUNT],
 }
@@ -40,7 +95,7 @@ pub struct FreeArea {
 impl Default for FreeArea {
     fn default() -> Self {
         Self {
-            lists: [[EMPTY; MigrateType::COUNT]; Order::COUNT],
+            lists: [[EMPTY; MigrateType::COUNT]; SLOTS],
             nonempty: [0; MigrateType::COUNT],
         }
     }
@@ -49,12 +104,12 @@ impl Default for FreeArea {
 impl FreeArea {
     /// Number of free blocks of one order and migratetype.
     pub const fn nr_of(&self, order: Order, migratetype: MigrateType) -> u32 {
-        self.lists[order.index()][migratetype.index()].nr
+        self.lists[slot(order)][migratetype.index()].nr
     }
 
     /// Number of free blocks of one order, all migratetypes: `free_area::nr_free`.
     pub fn nr_free(&self, order: Order) -> u64 {
-        self.lists[order.index()]
+        self.lists[slot(order)]
             .iter()
             .map(|list| u64::from(list.nr))
             .sum()
@@ -63,18 +118,15 @@ impl FreeArea {
     /// First block of a list: `get_page_from_free_area()`, mm/page_alloc.c v6.12.
     #[inline]
     pub(crate) fn first(&self, order: Order, migratetype: MigrateType) -> Option<Pfn> {
-        let head = self.lists[order.index()][migratetype.index()].head;
+        let head = self.lists[slot(order)][migratetype.index()].head;
         (head != NONE).then_some(Pfn(head))
     }
 
     /// Lowest order, not below `order`, with a block of this migratetype.
     #[inline]
     pub(crate) fn smallest(&self, order: Order, migratetype: MigrateType) -> Option<Order> {
-        let raw = (self.nonempty[migratetype.index()] >> order.get()).trailing_zeros();
-        (raw < 16).then(|| {
-            let raw = u8::try_from(raw).expect("below 16") + order.get();
-            Order::new(raw).expect("only orders have bits")
-        })
+        let larger = self.nonempty[migratetype.index()] >> order.get();
+        (larger != 0).then(|| order.plus(larger.trailing_zeros()))
     }
 
     /// Tells whether any of the lists of one migratetype at `order` or above has a block.
@@ -84,7 +136,7 @@ impl FreeArea {
     }
 
     /// Puts a free block on a list and marks its head: `__add_to_free_list()`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(
         &mut self,
         map: &mut MemMap,
@@ -93,64 +145,55 @@ impl FreeArea {
         migratetype: MigrateType,
         side: Side,
     ) {
-        map.set_head(pfn, order, PageClass::Free);
-        self.link(map, pfn, order, migratetype, side);
-    }
-
-    #[inline]
-    fn link(&mut self, map: &mut MemMap, pfn: Pfn, order: Order, mt: MigrateType, side: Side) {
-        let list = &mut self.lists[order.index()][mt.index()];
-        self.nonempty[mt.index()] |= 1 << order.get();
-        list.nr += 1;
-        match side {
-            Side::Head => {
-                *map.link_mut(pfn.0, order) = [NONE, list.head];
-                if list.head == NONE {
-                    list.tail = pfn.0;
-                } else {
-                    map.link_mut(list.head, order)[PREV] = pfn.0;
-                }
-                list.head = pfn.0;
-            }
-            Side::Tail => {
-                *map.link_mut(pfn.0, order) = [list.tail, NONE];
-                if list.tail == NONE {
-                    list.head = pfn.0;
-                } else {
-                    map.link_mut(list.tail, order)[NEXT] = pfn.0;
-                }
-                list.tail = pfn.0;
-            }
+        let list = &mut self.lists[slot(order)][migratetype.index()];
+        if list.head == NONE {
+            self.nonempty[migratetype.index()] |= 1 << order.get();
+        }
+        if map.is_hi(order) {
+            map.hi.set_free(pfn.0, order);
+            list.insert(&mut map.hi, pfn.0, side);
+        } else {
+            map.lo.set_free(pfn.0, order);
+            list.insert(&mut map.lo, pfn.0, side);
         }
     }
 
-    #[inline]
-    fn unlink(&mut self, map: &mut MemMap, pfn: Pfn, order: Order, mt: MigrateType) {
-        let [prev, next] = map.link(pfn.0, order);
-        let list = &mut self.lists[order.index()][mt.index()];
-        if prev == NONE {
-            list.head = next;
-        } else {
-            map.link_mut(prev, order)[NEXT] = next;
+    /// Takes the first block off a list. In the lo store its first frame is still marked, at the old
+    /// order, and is to be marked anew.
+    #[inline(always)]
+    pub(crate) fn pop(&mut self, map: &mut MemMap, order: Order, mt: MigrateType) -> Option<Pfn> {
+        let list = &mut self.lists[slot(order)][mt.index()];
+        let pfn = list.head;
+        if pfn == NONE {
+            return None;
         }
-        if next == NONE {
-            list.tail = prev;
+        if map.is_hi(order) {
+            map.hi.clear(pfn);
+            list.remove(&mut map.hi, pfn);
         } else {
-            map.link_mut(next, order)[PREV] = prev;
+            list.remove(&mut map.lo, pfn);
         }
-        list.nr -= 1;
-        if list.nr == 0 {
+        if list.head == NONE {
             self.nonempty[mt.index()] &= !(1 << order.get());
         }
+        Some(Pfn(pfn))
     }
 
     /// Takes a free block off its list; its head is unmarked, its links are zero:
     /// `__del_page_from_free_list()`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn del(&mut self, map: &mut MemMap, pfn: Pfn, order: Order, mt: MigrateType) {
-        self.unlink(map, pfn, order, mt);
-        *map.link_mut(pfn.0, order) = [0; 2];
-        map.clear_head(pfn, order);
+        let list = &mut self.lists[slot(order)][mt.index()];
+        if map.is_hi(order) {
+            map.hi.clear(pfn.0);
+            list.remove(&mut map.hi, pfn.0);
+        } else {
+            map.lo.clear(pfn.0);
+            list.remove(&mut map.lo, pfn.0);
+        }
+        if list.head == NONE {
+            self.nonempty[mt.index()] &= !(1 << order.get());
+        }
     }
 
     /// Moves a free block to the tail of another list: `move_to_free_list()`.
@@ -162,8 +205,8 @@ impl FreeArea {
         from: MigrateType,
         to: MigrateType,
     ) {
-        self.unlink(map, pfn, order, from);
-        self.link(map, pfn, order, to, Side::Tail);
+        self.del(map, pfn, order, from);
+        self.add(map, pfn, order, to, Side::Tail);
     }
 
     /// The blocks of a list, head first.
@@ -173,7 +216,7 @@ impl FreeArea {
         order: Order,
         migratetype: MigrateType,
     ) -> impl Iterator<Item = Pfn> + 'a {
-        let mut next = self.lists[order.index()][migratetype.index()].head;
+        let mut next = self.lists[slot(order)][migratetype.index()].head;
         std::iter::from_fn(move || {
             (next != NONE).then(|| {
                 let pfn = Pfn(next);
@@ -185,7 +228,7 @@ impl FreeArea {
 
     /// Last block of a list.
     pub(crate) fn last(&self, order: Order, migratetype: MigrateType) -> Option<Pfn> {
-        let tail = self.lists[order.index()][migratetype.index()].tail;
+        let tail = self.lists[slot(order)][migratetype.index()].tail;
         (tail != NONE).then_some(Pfn(tail))
     }
 

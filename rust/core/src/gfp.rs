@@ -96,27 +96,40 @@ impl Gfp {
 
     /// `gfp_migratetype()`, include/linux/gfp.h v6.12. Both bits at once is a caller's mistake there
     /// (`VM_WARN_ON`); here MOVABLE wins.
+    #[inline]
     pub const fn migratetype(self) -> MigrateType {
-        if self.has(Self::MOVABLE) {
-            MigrateType::Movable
-        } else if self.has(Self::RECLAIMABLE) {
-            MigrateType::Reclaimable
-        } else {
-            MigrateType::Unmovable
-        }
+        const BY_BITS: [MigrateType; 4] = [
+            MigrateType::Unmovable,
+            MigrateType::Movable,
+            MigrateType::Reclaimable,
+            MigrateType::Movable,
+        ];
+        BY_BITS[(self.0 / Self::MOVABLE.0 % 4) as usize]
     }
 
     /// `gfp_zone()`, include/linux/gfp.h v6.12: the highest zone that may be used. `__GFP_MOVABLE`
     /// opens `Movable` only together with `__GFP_HIGHMEM`.
+    #[inline]
     pub const fn highest_zone(self) -> ZoneKind {
-        if self.has(Self::HIGHMEM) && self.has(Self::MOVABLE) {
-            ZoneKind::Movable
-        } else if self.has(Self::DMA) {
-            ZoneKind::Dma
-        } else if self.has(Self::DMA32) {
-            ZoneKind::Dma32
-        } else {
-            ZoneKind::Normal
-        }
+        /// By the bits DMA, HIGHMEM, DMA32, MOVABLE.
+        const BY_BITS: [ZoneKind; 16] = {
+            let mut table = [ZoneKind::Normal; 16];
+            let mut bits = 0_u32;
+            while bits < 16 {
+                let gfp = Gfp(bits);
+                table[bits as usize] = if gfp.has(Gfp::HIGHMEM) && gfp.has(Gfp::MOVABLE) {
+                    ZoneKind::Movable
+                } else if gfp.has(Gfp::DMA) {
+                    ZoneKind::Dma
+                } else if gfp.has(Gfp::DMA32) {
+                    ZoneKind::Dma32
+                } else {
+                    ZoneKind::Normal
+                };
+                bits += 1;
+            }
+            table
+        };
+        BY_BITS[(self.0 % 16) as usize]
     }
 }

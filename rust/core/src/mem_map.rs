@@ -18,6 +18,7 @@
 //! `meta` and (anchor, index) of a frame are always in the frame's arrays.
 //!
 //! Reference and map counts saturate at `u16::MAX`; what is above is in an overflow table.
+#![allow(clippy::inline_always)] // see page_alloc
 
 use std::collections::BTreeMap;
 
@@ -190,6 +191,23 @@ const MAPS: usize = 2;
 const MIXED: u8 = u8::MAX;
 const SATURATED: u16 = u16::MAX;
 
+/// Bit `class` is set for the classes that can be freed.
+const ALLOCATED: u32 = {
+    let kept = [
+        PageClass::Free,
+        PageClass::Nopage,
+        PageClass::Reserved,
+        PageClass::Pcp,
+    ];
+    let mut bits = (1 << PageClass::COUNT) - 1;
+    let mut at = 0;
+    while at < kept.len() {
+        bits &= !(1 << kept[at] as u32);
+        at += 1;
+    }
+    bits
+};
+
 /// First frame of a block: what it is and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHead {
@@ -217,6 +235,15 @@ const fn word(class: PageClass, order: Order) -> u16 {
     HEAD | ((class as u16) << CLASS_SHIFT) | order.get() as u16
 }
 
+const fn free_word(order: Order) -> u16 {
+    HEAD | order.get() as u16
+}
+
+const _: () = assert!(
+    free_word(Order::MAX) == word(PageClass::Free, Order::MAX),
+    "class 0 is free"
+);
+
 fn decode(pfn: Pfn, state: u16) -> BlockHead {
     let class = PageClass::ALL[usize::from((state >> CLASS_SHIFT) & CLASS_MASK)];
     let raw = u8::try_from(state & ORDER_MASK).expect("masked to four bits");
@@ -229,18 +256,74 @@ fn decode(pfn: Pfn, state: u16) -> BlockHead {
     }
 }
 
+/// Heads and links of blocks, with an entry for every 2^`SHIFT` frames.
+#[derive(Clone, Debug)]
+pub(crate) struct Store<const SHIFT: u32> {
+    state: Vec<u16>,
+    links: Vec<[u32; 2]>,
+}
+
+impl<const SHIFT: u32> Store<SHIFT> {
+    fn new(entries: usize) -> Self {
+        Self {
+            state: vec![0; entries],
+            links: vec![[0; 2]; entries],
+        }
+    }
+
+    /// Links of the block that starts at this frame.
+    #[inline(always)]
+    pub(crate) fn link(&self, pfn: u32) -> [u32; 2] {
+        self.links[(pfn >> SHIFT) as usize]
+    }
+
+    /// Links of the block that starts at this frame.
+    #[inline(always)]
+    pub(crate) fn link_mut(&mut self, pfn: u32) -> &mut [u32; 2] {
+        &mut self.links[(pfn >> SHIFT) as usize]
+    }
+
+    /// The word that says whether a block starts at this frame.
+    #[inline(always)]
+    fn state(&self, pfn: u32) -> u16 {
+        self.state[(pfn >> SHIFT) as usize]
+    }
+
+    #[inline(always)]
+    fn set_state(&mut self, pfn: u32, state: u16) {
+        self.state[(pfn >> SHIFT) as usize] = state;
+    }
+
+    /// Marks the first frame of a free block.
+    #[inline(always)]
+    pub(crate) fn set_free(&mut self, pfn: u32, order: Order) {
+        self.set_state(pfn, free_word(order));
+    }
+
+    /// Marks a frame as no block's first.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self, pfn: u32) {
+        self.set_state(pfn, 0);
+    }
+
+    #[inline(always)]
+    fn is_free(&self, pfn: u32, order: Order) -> bool {
+        self.state
+            .get((pfn >> SHIFT) as usize)
+            .is_some_and(|&state| state == free_word(order))
+    }
+}
+
 /// The page-frame array and the pageblocks.
 #[derive(Clone, Debug)]
 pub struct MemMap {
-    state: Vec<u16>,
+    pub(crate) lo: Store<0>,
+    pub(crate) hi: Store<{ PAGEBLOCK_ORDER as u32 }>,
     meta: Vec<[u16; 3]>,
-    links: Vec<[u32; 2]>,
-    hi_state: Vec<u16>,
-    hi_links: Vec<[u32; 2]>,
     /// Low byte: migratetype; high byte: zone.
     pageblocks: Vec<[u8; 2]>,
-    /// Smallest order kept in the hi store: 9, or 11 to keep none.
-    hi_order: u8,
+    /// Whether blocks of order >= 9 are in the hi store.
+    hi_store: bool,
     /// Present ranges by zone, for pageblocks that zones share.
     ranges: Vec<(u32, u32, ZoneId)>,
     refs_above: BTreeMap<u32, u32>,
@@ -253,17 +336,11 @@ impl MemMap {
         let frames = nr_frames as usize;
         let pageblocks = nr_frames.div_ceil(PAGEBLOCK_NR_PAGES) as usize;
         Self {
-            state: vec![0; frames],
+            lo: Store::new(frames),
+            hi: Store::new(pageblocks),
             meta: vec![[0; 3]; frames],
-            links: vec![[0; 2]; frames],
-            hi_state: vec![0; pageblocks],
-            hi_links: vec![[0; 2]; pageblocks],
             pageblocks: vec![[MigrateType::Movable as u8, MIXED]; pageblocks],
-            hi_order: if hi_store {
-                PAGEBLOCK_ORDER
-            } else {
-                Order::MAX.get() + 1
-            },
+            hi_store,
             ranges: Vec::new(),
             refs_above: BTreeMap::new(),
             maps_above: BTreeMap::new(),
@@ -272,7 +349,7 @@ impl MemMap {
 
     /// An array of as many frames and the same zones, with no blocks, all pageblocks movable.
     pub(crate) fn emptied(&self) -> Self {
-        let mut empty = Self::new(self.nr_frames(), self.hi_order == PAGEBLOCK_ORDER);
+        let mut empty = Self::new(self.nr_frames(), self.hi_store);
         for (block, own) in empty.pageblocks.iter_mut().zip(&self.pageblocks) {
             block[1] = own[1];
         }
@@ -292,7 +369,7 @@ impl MemMap {
 
     /// One past the last frame.
     pub fn nr_frames(&self) -> u32 {
-        u32::try_from(self.state.len()).expect("made from a u32")
+        u32::try_from(self.lo.state.len()).expect("made from a u32")
     }
 
     /// Number of pageblocks, the last one maybe partial.
@@ -302,17 +379,27 @@ impl MemMap {
 
     // ---- heads -------------------------------------------------------------------------------
 
-    #[inline]
-    const fn is_hi(&self, order: Order) -> bool {
-        order.get() >= self.hi_order
+    /// Whether blocks of this order are in the hi store.
+    #[inline(always)]
+    pub(crate) const fn is_hi(&self, order: Order) -> bool {
+        order.get() >= PAGEBLOCK_ORDER && self.hi_store
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_state(&mut self, pfn: Pfn, order: Order, state: u16) {
         if self.is_hi(order) {
-            self.hi_state[pfn.pageblock()] = state;
+            self.hi.set_state(pfn.0, state);
         } else {
-            self.state[pfn.0 as usize] = state;
+            self.lo.set_state(pfn.0, state);
+        }
+    }
+
+    #[inline(always)]
+    fn state(&self, pfn: Pfn, order: Order) -> u16 {
+        if self.is_hi(order) {
+            self.hi.state(pfn.0)
+        } else {
+            self.lo.state(pfn.0)
         }
     }
 
@@ -326,7 +413,7 @@ impl MemMap {
     pub(crate) fn set_heads(&mut self, start: Pfn, order: Order, nr: u32, class: PageClass) {
         if order == Order::ZERO {
             let first = start.0 as usize;
-            self.state[first..first + nr as usize].fill(word(class, order));
+            self.lo.state[first..first + nr as usize].fill(word(class, order));
             return;
         }
         for i in 0..nr {
@@ -346,27 +433,34 @@ impl MemMap {
         self.set_state(pfn, order, 0);
     }
 
+    /// Tells whether an allocated block of exactly this order starts here, one that may be freed.
+    #[inline]
+    pub(crate) fn is_allocated_head(&self, pfn: Pfn, order: Order) -> bool {
+        let state = self.state(pfn, order);
+        let class = (state >> CLASS_SHIFT) & CLASS_MASK;
+        state & (HEAD | ORDER_MASK) == HEAD | u16::from(order.get()) && ALLOCATED >> class & 1 == 1
+    }
+
     /// Tells whether a free block of exactly this order starts here: `PageBuddy` and `buddy_order`.
     #[inline]
     pub(crate) fn is_free_head(&self, pfn: Pfn, order: Order) -> bool {
-        let state = if self.is_hi(order) {
-            self.hi_state.get(pfn.pageblock())
+        if self.is_hi(order) {
+            self.hi.is_free(pfn.0, order)
         } else {
-            self.state.get(pfn.0 as usize)
-        };
-        state.is_some_and(|&state| state == word(PageClass::Free, order))
+            self.lo.is_free(pfn.0, order)
+        }
     }
 
     /// The block that starts at this frame, if one does.
     #[inline]
     pub fn head_at(&self, pfn: Pfn) -> Option<BlockHead> {
-        let state = *self.state.get(pfn.0 as usize)?;
+        let state = *self.lo.state.get(pfn.0 as usize)?;
         if state != 0 {
             return Some(decode(pfn, state));
         }
         let aligned = pfn.0 & (PAGEBLOCK_NR_PAGES - 1) == 0;
         let hi = if aligned {
-            self.hi_state[pfn.pageblock()]
+            self.hi.state[pfn.pageblock()]
         } else {
             0
         };
@@ -407,7 +501,7 @@ impl MemMap {
     /// What the frame is used for.
     #[inline]
     pub fn class(&self, pfn: Pfn) -> PageClass {
-        let state = self.state[pfn.0 as usize];
+        let state = self.lo.state[pfn.0 as usize];
         if state != 0 {
             decode(pfn, state).class
         } else {
@@ -422,9 +516,9 @@ impl MemMap {
     #[inline]
     pub fn set_class(&mut self, pfn: Pfn, class: PageClass) {
         let keep = !(CLASS_MASK << CLASS_SHIFT);
-        let state = &mut self.state[pfn.0 as usize];
+        let state = &mut self.lo.state[pfn.0 as usize];
         let state = if *state == 0 {
-            &mut self.hi_state[pfn.pageblock()]
+            &mut self.hi.state[pfn.pageblock()]
         } else {
             state
         };
@@ -444,7 +538,7 @@ impl MemMap {
     /// Head of the folio or block that holds `pfn`: `page_folio()`.
     #[inline]
     pub fn folio_head(&self, pfn: Pfn) -> Pfn {
-        if self.state[pfn.0 as usize] != 0 {
+        if self.lo.state[pfn.0 as usize] != 0 {
             pfn
         } else {
             self.block_of(pfn).pfn
@@ -460,7 +554,7 @@ impl MemMap {
         self.clear_head(head, block.order);
         let start = head.0 as usize;
         let nr = block.order.nr_pages() as usize;
-        self.state[start..start + nr].fill(word(block.class, Order::ZERO));
+        self.lo.state[start..start + nr].fill(word(block.class, Order::ZERO));
     }
 
     /// Marks `nr` frames from `start` as blocks of `class`, as large as alignment allows.
@@ -474,12 +568,12 @@ impl MemMap {
     pub(crate) fn is_bare_within(&self, pfn: Pfn, order: Order) -> bool {
         let start = pfn.0 as usize;
         let first = if self.is_hi(order) { start } else { start + 1 };
-        let lo = &self.state[first..start + order.nr_pages() as usize];
+        let lo = &self.lo.state[first..start + order.nr_pages() as usize];
         let second_hi = order == Order::MAX && self.is_hi(order);
         let aligned_lo = !self.is_hi(order) && pfn.0 & (PAGEBLOCK_NR_PAGES - 1) == 0;
         lo.iter().all(|&state| state == 0)
-            && !(second_hi && self.hi_state[pfn.pageblock() + 1] != 0)
-            && !(aligned_lo && self.hi_state[pfn.pageblock()] != 0)
+            && !(second_hi && self.hi.state[pfn.pageblock() + 1] != 0)
+            && !(aligned_lo && self.hi.state[pfn.pageblock()] != 0)
     }
 
     /// Tells whether the frames of a block that no one uses have neither flags, counts nor owner. The
@@ -493,45 +587,38 @@ impl MemMap {
             start
         };
         self.meta[start..end].iter().all(|meta| *meta == [0; 3])
-            && self.links[first..end].iter().all(|links| *links == [0; 2])
+            && self.lo.links[first..end]
+                .iter()
+                .all(|links| *links == [0; 2])
     }
 
     // ---- links: free list, or reverse map and cache index ------------------------------------
 
-    #[inline]
+    /// Links of a free block.
     pub(crate) fn link(&self, pfn: u32, order: Order) -> [u32; 2] {
         if self.is_hi(order) {
-            self.hi_links[Pfn(pfn).pageblock()]
+            self.hi.link(pfn)
         } else {
-            self.links[pfn as usize]
-        }
-    }
-
-    #[inline]
-    pub(crate) fn link_mut(&mut self, pfn: u32, order: Order) -> &mut [u32; 2] {
-        if self.is_hi(order) {
-            &mut self.hi_links[Pfn(pfn).pageblock()]
-        } else {
-            &mut self.links[pfn as usize]
+            self.lo.link(pfn)
         }
     }
 
     /// First word of an allocated frame's owner (reverse map or cache index).
     #[inline]
     pub fn anchor(&self, pfn: Pfn) -> u32 {
-        self.links[pfn.0 as usize][0]
+        self.lo.links[pfn.0 as usize][0]
     }
 
     /// Second word of an allocated frame's owner.
     #[inline]
     pub fn index(&self, pfn: Pfn) -> u32 {
-        self.links[pfn.0 as usize][1]
+        self.lo.links[pfn.0 as usize][1]
     }
 
     /// Sets both words of an allocated frame's owner.
     #[inline]
     pub fn set_owner(&mut self, pfn: Pfn, anchor: u32, index: u32) {
-        self.links[pfn.0 as usize] = [anchor, index];
+        self.lo.links[pfn.0 as usize] = [anchor, index];
     }
 
     // ---- flags and counts --------------------------------------------------------------------
@@ -571,19 +658,19 @@ impl MemMap {
             self.maps_above.remove(&pfn.0);
         }
         *meta = [0; 3];
-        self.links[pfn.0 as usize] = [0; 2];
+        self.lo.links[pfn.0 as usize] = [0; 2];
     }
 
     /// Tells whether flags, counts and owner are those of a freshly allocated frame.
     #[inline]
     pub(crate) fn meta_is_clear(&self, pfn: Pfn) -> bool {
-        self.meta[pfn.0 as usize] == [0; 3] && self.links[pfn.0 as usize] == [0; 2]
+        self.meta[pfn.0 as usize] == [0; 3] && self.lo.links[pfn.0 as usize] == [0; 2]
     }
 
     /// Everything about a frame but its block.
     pub(crate) fn record(&self, pfn: Pfn) -> FrameRecord {
         let [flags, refs, maps] = self.meta[pfn.0 as usize];
-        let [anchor, index] = self.links[pfn.0 as usize];
+        let [anchor, index] = self.lo.links[pfn.0 as usize];
         FrameRecord {
             flags,
             refs,
@@ -603,7 +690,7 @@ impl MemMap {
             index,
         } = record;
         self.meta[pfn.0 as usize] = [flags, refs, maps];
-        self.links[pfn.0 as usize] = [anchor, index];
+        self.lo.links[pfn.0 as usize] = [anchor, index];
     }
 
     /// The overflow tables of reference and map counts.
@@ -726,6 +813,18 @@ impl MemMap {
     #[inline]
     pub fn pageblock_migratetype(&self, pfn: Pfn) -> MigrateType {
         MigrateType::ALL[usize::from(self.pageblocks[pfn.pageblock()][0])]
+    }
+
+    /// Zone and migratetype of a frame's pageblock.
+    #[inline]
+    pub(crate) fn pageblock(&self, pfn: Pfn) -> (Option<ZoneId>, MigrateType) {
+        let [migratetype, zone] = self.pageblocks[pfn.pageblock()];
+        let zone = if zone == MIXED {
+            self.zone_of_mixed(pfn)
+        } else {
+            Some(ZoneId(zone))
+        };
+        (zone, MigrateType::ALL[usize::from(migratetype)])
     }
 
     /// `set_pageblock_migratetype()`.

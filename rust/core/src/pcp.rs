@@ -1,12 +1,15 @@
 //! Per-CPU lists of free frames: `struct per_cpu_pages`, mm/page_alloc.c v6.12.
+#![allow(clippy::inline_always)] // see page_alloc
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fallback::{Fallback, RmqueueMode};
+use crate::fallback::{Parts, RmqueueMode};
 use crate::mem_map::{MemMap, PageClass};
+use crate::page_alloc::AllocContext;
 use crate::units::{MigrateType, Order, PAGEBLOCK_ORDER, Pfn, ZoneKind};
+use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, Wmark};
 use crate::zone::Zone;
 
@@ -213,80 +216,66 @@ impl Pcp {
     }
 }
 
-/// What one step on a per-CPU list did under the zone's lock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LockedWork {
-    /// Blocks taken from or given to the buddy lists.
-    pub blocks: u32,
-}
-
-/// A request to a per-CPU list.
-#[derive(Clone, Copy)]
-pub(crate) struct PcpRequest {
-    pub cpu: usize,
-    pub order: Order,
-    pub migratetype: MigrateType,
-    pub flags: AllocFlags,
-    pub run_refill: bool,
-}
-
 impl Zone {
     /// Takes a block from a CPU's list, refilled if it is empty: `rmqueue_pcplist()`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn rmqueue_pcplist(
         &mut self,
-        with: &mut Fallback<'_>,
-        request: PcpRequest,
-    ) -> (Option<Pfn>, LockedWork) {
-        let pindex = order_to_pindex(request.migratetype, request.order);
-        let pcp = &mut self.pcps[request.cpu];
+        with: &mut Parts<'_>,
+        ac: &AllocContext,
+        flags: AllocFlags,
+    ) -> Option<Pfn> {
+        let pindex = order_to_pindex(ac.migratetype, ac.order);
+        let pcp = &mut self.pcps[usize::from(ac.cpu.0)];
         pcp.free_count >>= 1;
+        let costs = &with.clock.costs;
+        with.clock
+            .charge(ac.cpu, u64::from(costs.alloc_ns) + u64::from(costs.pcp_ns));
         if let Some(pfn) = pcp.lists[pindex].pop_front() {
-            pcp.count -= request.order.nr_pages();
-            return (Some(Pfn(pfn)), LockedWork::default());
+            pcp.count -= ac.order.nr_pages();
+            return Some(Pfn(pfn));
         }
-        self.refill(with, request, pindex)
+        self.refill(with.reborrow(), *ac, flags, pindex)
     }
 
     #[cold]
     fn refill(
         &mut self,
-        with: &mut Fallback<'_>,
-        request: PcpRequest,
+        mut with: Parts<'_>,
+        ac: AllocContext,
+        flags: AllocFlags,
         pindex: usize,
-    ) -> (Option<Pfn>, LockedWork) {
-        let pcp = &mut self.pcps[request.cpu];
-        let count = pcp.nr_alloc(self.pcp_limits, self.below_high, request.order);
+    ) -> Option<Pfn> {
+        let cpu = usize::from(ac.cpu.0);
+        let pcp = &mut self.pcps[cpu];
+        let count = pcp.nr_alloc(self.pcp_limits, self.below_high, ac.order);
         let mut list = std::mem::take(&mut pcp.lists[pindex]);
-        let blocks = self.rmqueue_bulk(with, request, count, &mut list);
+        let blocks = self.rmqueue_bulk(&mut with, &ac, flags, count, &mut list);
         let pfn = list.pop_front();
-        let pcp = &mut self.pcps[request.cpu];
+        let pcp = &mut self.pcps[cpu];
         pcp.lists[pindex] = list;
-        let left = blocks - u32::from(pfn.is_some());
-        pcp.count += left << request.order.get();
-        (pfn.map(Pfn), LockedWork { blocks })
+        pcp.count += (blocks - u32::from(pfn.is_some())) << ac.order.get();
+        with.vmstat.count(VmEvent::PcpRefill, 1);
+        self.work_locked(with.clock, ac.cpu, 0, blocks);
+        pfn.map(Pfn)
     }
 
     /// Appends up to `count` blocks to a list: `rmqueue_bulk()`.
     fn rmqueue_bulk(
         &mut self,
-        with: &mut Fallback<'_>,
-        request: PcpRequest,
+        with: &mut Parts<'_>,
+        ac: &AllocContext,
+        flags: AllocFlags,
         count: u32,
         list: &mut VecDeque<u32>,
     ) -> u32 {
-        let PcpRequest {
-            order,
-            migratetype,
-            flags,
-            run_refill,
-            ..
-        } = request;
+        let (order, migratetype) = (ac.order, ac.migratetype);
         let mut mode = RmqueueMode::Normal;
         let mut taken = 0;
         while taken < count {
             // The shortcut steps aside where CMA, claim or steal would decide.
-            if run_refill && mode == RmqueueMode::Normal && self.nr_free_cma == 0 {
+            let plain = mode == RmqueueMode::Normal && self.nr_free_cma == 0;
+            if plain && with.tuning.run_refill {
                 let nr = self.take_run(with.map, order, migratetype, count - taken, list);
                 taken += nr;
                 if nr > 0 {
@@ -321,10 +310,9 @@ impl Zone {
         };
         let start = self
             .free_area
-            .first(found, migratetype)
+            .pop(map, found, migratetype)
             .expect("its list is not empty");
         let nr = count.min(found.nr_pages() >> order.get());
-        self.free_area.del(map, start, found, migratetype);
         self.put_back_rest(map, start, (order, found), nr << order.get(), migratetype);
         self.account_removed(u64::from(nr) << order.get(), migratetype);
         map.set_heads(start, order, nr, PageClass::Pcp);
@@ -364,7 +352,7 @@ impl Zone {
 
     /// Puts a freed block on a CPU's list, and gives frames back when there are too many:
     /// `free_unref_page_commit()`. The migratetype is the list's, not the pageblock's.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free_to_pcp(
         &mut self,
         map: &mut MemMap,
@@ -372,7 +360,7 @@ impl Zone {
         pfn: Pfn,
         order: Order,
         migratetype: MigrateType,
-    ) -> LockedWork {
+    ) -> u32 {
         let pindex = order_to_pindex(migratetype, order);
         let limits = self.pcp_limits;
         let batch = limits.batch;
@@ -395,16 +383,16 @@ impl Zone {
         }
         let high = pcp.nr_high(limits, self.reclaim_active, self.below_high, free_high);
         if pcp.count < high {
-            return LockedWork::default();
+            return 0;
         }
         let nr = pcp.nr_free(batch, high, free_high);
-        let work = self.free_pcppages_bulk(map, cpu, nr, pindex);
+        let blocks = self.free_pcppages_bulk(map, cpu, nr, pindex);
         if self.below_high {
             let mark = self.wmark_pages(Wmark::High);
             let ok = self.watermark_ok(Order::ZERO, mark, ZoneKind::Movable, AllocFlags(0));
             self.below_high = !ok;
         }
-        work
+        blocks
     }
 
     /// Gives at least `count` frames back, list by list from the one just freed to, oldest first:
@@ -415,10 +403,10 @@ impl Zone {
         cpu: usize,
         count: u32,
         pindex: usize,
-    ) -> LockedWork {
+    ) -> u32 {
         let mut left = i64::from(count.min(self.pcps[cpu].count));
         let mut pindex = pindex;
-        let mut work = LockedWork::default();
+        let mut blocks = 0;
         while left > 0 {
             let order = pindex_to_order(pindex);
             while left > 0 {
@@ -431,25 +419,25 @@ impl Zone {
                 map.clear_head(pfn, order);
                 let migratetype = map.pageblock_migratetype(pfn);
                 self.free_one_page(map, pfn, order, migratetype, None);
-                work.blocks += 1;
+                blocks += 1;
             }
             pindex = (pindex + 1) % NR_PCP_LISTS;
         }
-        work
+        blocks
     }
 
     /// Gives all frames of a CPU's lists back: `drain_pages_zone()`.
-    pub(crate) fn drain_pcp(&mut self, map: &mut MemMap, cpu: usize) -> LockedWork {
-        let mut work = LockedWork::default();
+    pub(crate) fn drain_pcp(&mut self, map: &mut MemMap, cpu: usize) -> u32 {
+        let mut blocks = 0;
         while self.pcps[cpu].count > 0 {
             let most = self.pcp_limits.batch << BATCH_SCALE_MAX;
-            work.blocks += self.free_pcppages_bulk(map, cpu, most.max(1), 0).blocks;
+            blocks += self.free_pcppages_bulk(map, cpu, most.max(1), 0);
         }
-        work
+        blocks
     }
 
     /// What the periodic vmstat update does to a CPU's lists: `decay_pcp_high()`.
-    pub(crate) fn decay_pcp_high(&mut self, map: &mut MemMap, cpu: usize) -> LockedWork {
+    pub(crate) fn decay_pcp_high(&mut self, map: &mut MemMap, cpu: usize) -> u32 {
         let PcpLimits {
             batch, high_min, ..
         } = self.pcp_limits;
@@ -459,12 +447,12 @@ impl Zone {
             pcp.high = by_count.max(pcp.high - (pcp.high >> 3)).max(high_min);
         }
         let mut left = pcp.count.saturating_sub(pcp.high);
-        let mut work = LockedWork::default();
+        let mut blocks = 0;
         while left > 0 {
             let now = left.min(batch);
-            work.blocks += self.free_pcppages_bulk(map, cpu, now, 0).blocks;
+            blocks += self.free_pcppages_bulk(map, cpu, now, 0);
             left -= now;
         }
-        work
+        blocks
     }
 }

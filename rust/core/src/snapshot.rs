@@ -23,6 +23,7 @@ use crate::mem_map::{BlockHead, FrameRecord, MemMap, PageClass};
 use crate::memory::Memory;
 use crate::pcp::Pcp;
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, Pfn};
+use crate::vmstat::{VmEvent, VmStat};
 use crate::zone::Zone;
 
 /// First bytes of every snapshot; the last one is the version.
@@ -81,7 +82,10 @@ impl Memory {
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         put_json(&mut writer, &self.spec);
-        put_json(&mut writer, &(&self.clock, &self.vmstat));
+        put_json(&mut writer, &self.clock);
+        for &counter in self.vmstat.counters() {
+            writer.number(counter);
+        }
         for zone in &self.zones {
             encode_zone(&mut writer, &self.map, zone);
         }
@@ -93,12 +97,15 @@ impl Memory {
         let mut reader = Reader::new(body);
         let spec: BootSpec = get_json(&mut reader)?;
         let mut memory = Self::boot(&spec).map_err(|error| SnapshotError::new(error.0))?;
-        (memory.clock, memory.vmstat) = get_json(&mut reader)?;
-        if memory.clock.nr_cpus() != spec.nr_cpus || !memory.vmstat.is_complete() {
-            return Err(SnapshotError::new(
-                "its clocks or counters are not this machine's",
-            ));
+        memory.clock = get_json(&mut reader)?;
+        if memory.clock.nr_cpus() != spec.nr_cpus {
+            return Err(SnapshotError::new("its clocks are not this machine's"));
         }
+        let mut counters = [0; VmEvent::COUNT];
+        for counter in &mut counters {
+            *counter = reader.number()?;
+        }
+        memory.vmstat = VmStat::from_counters(counters);
         let mut map = memory.map.emptied();
         let mut lists = Vec::new();
         for zone in &mut memory.zones {

@@ -77,6 +77,17 @@ impl Order {
         self.0 as usize
     }
 
+    /// The order `steps` above, at most [`Order::MAX`].
+    #[inline]
+    pub(crate) const fn plus(self, steps: u32) -> Self {
+        let sum = self.0 as u32 + steps;
+        if sum < Self::MAX.0 as u32 {
+            Self(sum.to_le_bytes()[0])
+        } else {
+            Self::MAX
+        }
+    }
+
     /// The next order up, or none above [`Order::MAX`].
     pub const fn larger(self) -> Option<Self> {
         if self.0 < Self::MAX.0 {
@@ -98,6 +109,11 @@ impl Order {
     /// This order and every larger one, ascending.
     pub fn and_larger(self) -> impl DoubleEndedIterator<Item = Self> {
         (self.0..=Self::MAX.0).map(Self)
+    }
+
+    /// This order and every larger one below `end`, ascending.
+    pub(crate) fn up_to(self, end: Self) -> impl DoubleEndedIterator<Item = Self> {
+        (self.0..end.0).map(Self)
     }
 
     /// Order 0 and up, to [`Order::MAX`].
@@ -214,6 +230,9 @@ impl MigrateType {
             _ => return Err(AllocError::NoSuchMigrateType(raw)),
         })
     }
+
+    /// The types of ordinary pageblocks, which may fall back on each other.
+    pub const MERGEABLE: [Self; 3] = [Self::Unmovable, Self::Movable, Self::Reclaimable];
 
     /// Every migratetype, by number.
     pub const ALL: [Self; Self::COUNT] = [

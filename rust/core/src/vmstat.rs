@@ -12,7 +12,9 @@ macro_rules! vm_events {
 
         impl VmEvent {
             /// Every event, by number.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$variant,)*];
+            /// Number of events.
+            pub const COUNT: usize = [$(Self::$variant,)*].len();
 
             /// The name in /proc/vmstat.
             pub const fn name(self) -> &'static str {
@@ -86,12 +88,12 @@ vm_events! {
 }
 
 /// All event counters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VmStat(Vec<u64>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmStat([u64; VmEvent::COUNT]);
 
 impl Default for VmStat {
     fn default() -> Self {
-        Self(vec![0; VmEvent::ALL.len()])
+        Self([0; VmEvent::COUNT])
     }
 }
 
@@ -102,9 +104,14 @@ impl VmStat {
         self.0[event as usize] += nr;
     }
 
-    /// Whether every event has its counter.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.0.len() == VmEvent::ALL.len()
+    /// The counters, in the order of [`VmEvent::ALL`].
+    pub(crate) const fn counters(&self) -> &[u64; VmEvent::COUNT] {
+        &self.0
+    }
+
+    /// Counters that were read from somewhere.
+    pub(crate) const fn from_counters(counters: [u64; VmEvent::COUNT]) -> Self {
+        Self(counters)
     }
 
     /// A counter.

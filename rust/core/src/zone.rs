@@ -4,6 +4,7 @@
 //! Invariants, checked by `Memory::check`: free blocks are aligned and disjoint, a free block is on
 //! the list of its pageblock's migratetype, and no two free buddies are left apart below
 //! [`Order::MAX`] unless their pageblocks may not merge.
+#![allow(clippy::inline_always)] // see page_alloc
 
 use crate::free_area::{FreeArea, Side};
 use crate::mem_map::MemMap;
@@ -64,6 +65,9 @@ pub struct Zone {
     pub pcp_limits: PcpLimits,
     /// `PCPF_FREE_HIGH_BATCH`: a CPU's cache slice holds more than three batches.
     pub free_high_batch: bool,
+    /// Whether requests that prefer this zone look for a whole pageblock elsewhere before they mix
+    /// types in one: `alloc_flags_nofragment()`.
+    pub avoid_fragment: bool,
     /// When the zone's lock is free again.
     pub lock_free_at_ns: u64,
     /// Where allocations were wanted and taken.
@@ -96,30 +100,42 @@ impl Zone {
     /// Counts free frames that came: `account_freepages()`.
     #[inline]
     pub(crate) fn account_added(&mut self, nr: u64, migratetype: MigrateType) {
-        match migratetype {
-            MigrateType::Isolate => return,
-            MigrateType::Cma => self.nr_free_cma += nr,
-            MigrateType::HighAtomic => self.nr_free_highatomic += nr,
-            _ => {}
-        }
         self.nr_free_pages += nr;
+        if !migratetype.is_mergeable() {
+            self.account_special_added(nr, migratetype);
+        }
     }
 
     /// Counts free frames that went: `account_freepages()`.
     #[inline]
     pub(crate) fn account_removed(&mut self, nr: u64, migratetype: MigrateType) {
-        match migratetype {
-            MigrateType::Isolate => return,
-            MigrateType::Cma => self.nr_free_cma -= nr,
-            MigrateType::HighAtomic => self.nr_free_highatomic -= nr,
-            _ => {}
+        if !migratetype.is_mergeable() {
+            self.account_special_removed(nr, migratetype);
         }
         self.nr_free_pages -= nr;
     }
 
+    #[cold]
+    fn account_special_added(&mut self, nr: u64, migratetype: MigrateType) {
+        match migratetype {
+            MigrateType::Isolate => self.nr_free_pages -= nr,
+            MigrateType::Cma => self.nr_free_cma += nr,
+            _ => self.nr_free_highatomic += nr,
+        }
+    }
+
+    #[cold]
+    fn account_special_removed(&mut self, nr: u64, migratetype: MigrateType) {
+        match migratetype {
+            MigrateType::Isolate => self.nr_free_pages += nr,
+            MigrateType::Cma => self.nr_free_cma -= nr,
+            _ => self.nr_free_highatomic -= nr,
+        }
+    }
+
     /// Takes the smallest sufficient block and splits it down: `__rmqueue_smallest()`. The head of
-    /// the block taken is unmarked: the caller marks it.
-    #[inline]
+    /// the block taken is to be marked by the caller.
+    #[inline(always)]
     pub(crate) fn rmqueue_smallest(
         &mut self,
         map: &mut MemMap,
@@ -127,11 +143,9 @@ impl Zone {
         migratetype: MigrateType,
     ) -> Option<Pfn> {
         let found = self.free_area.smallest(order, migratetype)?;
-        let pfn = self
-            .free_area
-            .first(found, migratetype)
-            .expect("its list is not empty");
-        self.del_and_expand(map, pfn, order, found, migratetype);
+        let pfn = self.free_area.pop(map, found, migratetype)?;
+        self.expand(map, pfn, order, found, migratetype);
+        self.account_removed(u64::from(order.nr_pages()), migratetype);
         Some(pfn)
     }
 
@@ -152,7 +166,7 @@ impl Zone {
 
     /// Halves a block until `low` is reached: the upper halves go to the heads of their lists, the
     /// lowest is handed out: `expand()`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn expand(
         &mut self,
         map: &mut MemMap,
@@ -161,9 +175,7 @@ impl Zone {
         high: Order,
         migratetype: MigrateType,
     ) {
-        let mut half = high;
-        while let Some(smaller) = half.smaller().filter(|&smaller| smaller >= low) {
-            half = smaller;
+        for half in low.up_to(high).rev() {
             let upper = Pfn(pfn.0 + half.nr_pages());
             self.free_area
                 .add(map, upper, half, migratetype, Side::Head);
@@ -184,7 +196,7 @@ impl Zone {
 
     /// Frees a block and merges it with its buddies as far as they are free: `__free_one_page()`.
     /// The block's head must be unmarked already. `side` forces an end of the list.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free_one_page(
         &mut self,
         map: &mut MemMap,
@@ -196,14 +208,13 @@ impl Zone {
         self.account_added(u64::from(order.nr_pages()), migratetype);
         let mut pfn = pfn;
         let mut order = order;
-        let check_zone = !map.pageblock_is_whole(pfn);
         while let Some(larger) = order.larger() {
             let buddy = pfn.buddy(order);
             if !map.is_free_head(buddy, order) {
                 break;
             }
             let mut buddy_mt = migratetype;
-            if order >= PAGEBLOCK || check_zone {
+            if order >= PAGEBLOCK || !map.pageblock_is_whole(pfn) {
                 if map.zone_of(buddy) != Some(self.id) {
                     break;
                 }

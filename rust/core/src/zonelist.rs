@@ -11,8 +11,11 @@ const MAX_NUMNODES: u64 = 64;
 /// The zones to ask, for each node, with and without fallback to others, by highest allowed zone.
 #[derive(Clone, Debug, Default)]
 pub struct Zonelists {
-    /// `[node][fallback, nofallback][highest zone]`.
-    lists: Vec<[[Vec<ZoneId>; ZoneKind::COUNT]; 2]>,
+    /// By node, fallback or not, highest zone.
+    lists: Vec<Vec<ZoneId>>,
+    /// First zone of each list: the preferred one.
+    first: Vec<Option<ZoneId>>,
+    nr_nodes: usize,
     /// Whether the node has frames in `Dma32`.
     dma32: Vec<bool>,
 }
@@ -28,28 +31,34 @@ impl Zonelists {
             })
             .collect();
         let mut load = vec![0_u64; distances.len()];
-        let lists = (0..distances.len())
-            .map(|node| {
-                let order = node_order(node, distances, node_has_cpus, &has_memory, &mut load);
-                let own = if has_memory[node] {
-                    vec![node]
-                } else {
-                    Vec::new()
-                };
-                [by_highest(zones, &order), by_highest(zones, &own)]
-            })
-            .collect();
+        let mut lists = Vec::new();
+        for node in 0..distances.len() {
+            let order = node_order(node, distances, node_has_cpus, &has_memory, &mut load);
+            let own = if has_memory[node] {
+                vec![node]
+            } else {
+                Vec::new()
+            };
+            lists.extend(by_highest(zones, &order));
+            lists.extend(by_highest(zones, &own));
+        }
+        let first = lists.iter().map(|list| list.first().copied()).collect();
         let is_dma32 = |zone: &&Zone| zone.kind == ZoneKind::Dma32 && zone.present > 0;
         let mut dma32 = vec![false; distances.len()];
         for zone in zones.iter().filter(is_dma32) {
             dma32[usize::from(zone.node.0)] = true;
         }
-        Self { lists, dma32 }
+        Self {
+            lists,
+            first,
+            nr_nodes: distances.len(),
+            dma32,
+        }
     }
 
     /// Number of nodes.
     pub(crate) fn nr_nodes(&self) -> usize {
-        self.lists.len()
+        self.nr_nodes
     }
 
     /// Whether `Dma32` is populated on this node.
@@ -57,10 +66,22 @@ impl Zonelists {
         self.dma32[usize::from(node.0)]
     }
 
-    /// The zones that a request may use, in order: `node_zonelist()` and `highest_zoneidx`.
+    /// Which list a request uses: `node_zonelist()` and `highest_zoneidx`.
     #[inline]
-    pub(crate) fn get(&self, node: NodeId, this_node: bool, highest: ZoneKind) -> &[ZoneId] {
-        &self.lists[usize::from(node.0)][usize::from(this_node)][highest.index()]
+    pub(crate) fn which(node: NodeId, this_node: bool, highest: ZoneKind) -> usize {
+        (usize::from(node.0) * 2 + usize::from(this_node)) * ZoneKind::COUNT + highest.index()
+    }
+
+    /// The zones of a list, in the order in which they are asked.
+    #[inline]
+    pub(crate) fn zones(&self, which: usize) -> &[ZoneId] {
+        &self.lists[which]
+    }
+
+    /// The first zone of a list; none where the node does not exist either.
+    #[inline]
+    pub(crate) fn first(&self, which: usize) -> Option<ZoneId> {
+        self.first.get(which).copied().flatten()
     }
 }
 
