@@ -50,6 +50,22 @@ class ZoneCounters(TypedDict):
     numa_local: int
     numa_other: int
 
+@type_check_only
+class RangeUsage(TypedDict):
+    """Sizes of a range in bytes: ``struct mem_size_stats``."""
+
+    rss: int
+    pss: int
+    pss_dirty: int
+    shared_clean: int
+    shared_dirty: int
+    private_clean: int
+    private_dirty: int
+    referenced: int
+    anonymous: int
+    lazyfree: int
+    anonymous_thp: int
+
 @final
 class Memory:
     """All physical memory of one machine, and who uses it."""
@@ -144,6 +160,237 @@ class Memory:
             ValueError: No block of that order is allocated at one of them; those before are free.
         """
 
+    # ---- address spaces ----
+    #
+    # A call on many pages that cannot go on says how far it came and why, (done, cause): cause is
+    # "" or one of below_watermark, no_block, out_of_memory, beyond_eof, guard, run_page_absent.
+    # Virtual pages are addresses >> 12. What the core must know of a VMA comes with the call: its
+    # bytes, its vm_flags, the file behind it (obj, 0: none) with the page of the file at vm_start
+    # (pgoff), and the first frame that the RFC's fault path maps from (prealloc, -1: none). A
+    # number that names nothing, or a range outside its VMA, is a ValueError.
+
+    def mm_create(self) -> int:
+        """Make an empty address space and return its number, which may be given again later."""
+
+    def mm_exit(self, mm: int, *, cpu: int) -> int:
+        """Remove an address space; return the frames freed, page tables not counted."""
+
+    def access(
+        self,
+        *,
+        mm: int,
+        cpu: int,
+        addr: int,
+        nr: int,
+        stride: int,
+        write: bool,
+        value: int,
+        vm_start: int,
+        vm_end: int,
+        vm_flags: int,
+        obj: int,
+        pgoff: int,
+        prealloc: int,
+    ) -> tuple[int, str, int]:
+        """Touch one byte at each of ``nr`` addresses, ``stride`` apart: (done, cause, last byte).
+
+        What is absent is faulted in. Store ``i`` writes ``(value + i) & 255``. Permissions are the
+        caller's business.
+        """
+
+    def read_bytes(
+        self,
+        *,
+        mm: int,
+        cpu: int,
+        addr: int,
+        length: int,
+        vm_start: int,
+        vm_end: int,
+        vm_flags: int,
+        obj: int,
+        pgoff: int,
+        prealloc: int,
+    ) -> tuple[bytes, str]:
+        """Load ``length`` bytes of one VMA, faulting in what is absent: (bytes, cause)."""
+
+    def write_bytes(
+        self,
+        *,
+        mm: int,
+        cpu: int,
+        addr: int,
+        data: bytes,
+        vm_start: int,
+        vm_end: int,
+        vm_flags: int,
+        obj: int,
+        pgoff: int,
+        prealloc: int,
+    ) -> tuple[int, str]:
+        """Store bytes into one VMA, faulting in what is absent: (bytes done, cause)."""
+
+    def populate(
+        self,
+        *,
+        mm: int,
+        cpu: int,
+        vpn: int,
+        nr: int,
+        vm_start: int,
+        vm_end: int,
+        vm_flags: int,
+        obj: int,
+        pgoff: int,
+        prealloc: int,
+        write: bool,
+    ) -> tuple[int, str]:
+        """Fault in ``nr`` pages of one VMA: (pages present now, cause)."""
+
+    def zap(self, *, mm: int, cpu: int, vpn: int, nr: int, keep_guards: bool = False) -> int:
+        """Unmap pages and return how many frames that freed; guard markers go or stay."""
+
+    def free_pgtables(
+        self, *, mm: int, cpu: int, start: int, end: int, floor: int, ceiling: int
+    ) -> int:
+        """Free the page tables that nothing between ``floor`` and ``ceiling`` needs; count them.
+
+        All in bytes; a ``ceiling`` of 0 is the top: ``free_pgtables()``.
+        """
+
+    def fork(
+        self, *, parent: int, child: int, cpu: int, ranges: list[tuple[int, int, int]]
+    ) -> tuple[int, str]:
+        """Copy page tables: ranges of (first page, one past the last, vm_flags): (ranges, cause).
+
+        Private pages become copy-on-write in both, pinned ones are copied at once.
+        """
+
+    def rss(self, mm: int) -> tuple[int, int, int, int]:
+        """Return (anon, file, shmem) in pages and the bytes of page tables."""
+
+    def protect(self, *, mm: int, vpn: int, nr: int, vm_flags: int) -> None:
+        """Give present entries the permissions of ``vm_flags``."""
+
+    def mlock_range(self, *, mm: int, vpn: int, nr: int, vm_flags: int) -> None:
+        """Count present pages as locked, or no longer, by VM_LOCKED in ``vm_flags``."""
+
+    def move(self, *, mm: int, cpu: int, src: int, dst: int, nr: int) -> tuple[int, str]:
+        """Move entries to other virtual pages: (pages done, cause)."""
+
+    def guard_install(self, *, mm: int, cpu: int, vpn: int, nr: int) -> tuple[int, str]:
+        """Zap pages and put guard markers there: (pages done, cause)."""
+
+    def guard_remove(self, *, mm: int, vpn: int, nr: int) -> None:
+        """Remove guard markers."""
+
+    def pagemap(self, *, mm: int, vpn: int, nr: int) -> npt.NDArray[np.uint64]:
+        """Return the words of /proc/PID/pagemap as a privileged reader sees them."""
+
+    def mincore(self, *, mm: int, vpn: int, nr: int, obj: int, index: int) -> bytes:
+        """Tell for each page whether it is in memory, 1 or 0; ``index`` is the file's at vpn."""
+
+    def usage(self, *, mm: int, vpn: int, nr: int) -> RangeUsage:
+        """Return the sizes of a range, in bytes, as smaps counts them."""
+
+    def anon_adopt(
+        self, *, mm: int, cpu: int, vpn: int, pfns: npt.NDArray[np.uint32]
+    ) -> tuple[int, str]:
+        """Map imported frames as anonymous memory from ``vpn`` on: (done, cause).
+
+        Raises:
+            ValueError: A frame is not used, or has an owner; those before it are mapped.
+        """
+
+    def adopt_pgtables(self, mm: int, pfns: npt.NDArray[np.uint32]) -> None:
+        """Give an address space imported frames for its page tables."""
+
+    # ---- contiguous runs ----
+
+    def run_alloc(
+        self, *, nr: int, cpu: int, node: int | None = None, gfp: int | None = None
+    ) -> tuple[int, int]:
+        """Allocate exactly ``nr`` contiguous frames, zeroed, held and pinned: (run, first pfn).
+
+        ``gfp`` is GFP_HIGHUSER unless given. What the block has too much goes back in the largest
+        aligned blocks.
+
+        Raises:
+            CoreError: ENOMEM, no block could be had; EINVAL, above MAX_PAGE_ORDER.
+        """
+
+    def run_map(
+        self, *, mm: int, cpu: int, vpn: int, run: int, offset: int, nr: int, vm_flags: int
+    ) -> int:
+        """Map frames of a run where nothing is mapped; return how many pages that were.
+
+        Raises:
+            CoreError: ENOMEM, no frame for a page table; what was mapped stays mapped.
+        """
+
+    def run_hold(self, *, run: int, offset: int, nr: int) -> None:
+        """Count one more VMA that holds these frames."""
+
+    def run_release(self, *, run: int, offset: int, nr: int, cpu: int) -> int:
+        """Let a VMA's hold of these frames go; return how many were freed."""
+
+    def rfc_alloc(self, *, length_pages: int, cpu: int, node: int | None = None) -> int:
+        """Allocate as RFC 3/3 of October 2017 did: a block, split, its tail freed page by page.
+
+        Raises:
+            CoreError: ENOMEM, no block could be had; EINVAL, above MAX_PAGE_ORDER.
+        """
+
+    def rfc_free(self, *, base: int, nr: int, cpu: int) -> int:
+        """Put the frames that still wait for their first fault; return how many were freed."""
+
+    # ---- files: numbers from 1 on, never given again; indexes are pages of the file ----
+
+    def file_create(self, *, shmem: bool, size: int | None = None, fill: int | None = None) -> int:
+        """Make a file, nothing of it cached; ``size`` in bytes, by default the largest.
+
+        Byte ``(fill + i) & 255`` fills page ``i``; without ``fill`` it reads as zeros.
+        """
+
+    def file_drop(self, file: int, *, cpu: int = 0) -> int:
+        """Remove a file with its cache; return the frames freed."""
+
+    def file_truncate(self, file: int, *, size: int, cpu: int = 0) -> int:
+        """Set a file's size; drop and unmap the pages behind it; return the frames freed."""
+
+    def file_punch(self, file: int, *, index: int, nr: int, cpu: int = 0) -> int:
+        """Make pages zero and drop them; return the frames freed."""
+
+    def file_read(self, file: int, *, offset: int, cpu: int = 0) -> int | None:
+        """Read one byte through the cache; ``None`` behind the end.
+
+        Raises:
+            CoreError: ENOMEM, no frame for the page.
+        """
+
+    def file_write(self, file: int, *, offset: int, value: int, cpu: int = 0) -> None:
+        """Write one byte through the cache; the file grows to hold it.
+
+        Raises:
+            CoreError: ENOMEM, no frame for the page.
+        """
+
+    def file_nr_pages(self, file: int) -> int:
+        """Return the number of cached pages."""
+
+    def cache_insert(self, file: int, *, index: int, nr: int, cpu: int = 0) -> tuple[int, str]:
+        """Bring absent pages into the cache: (pages done, cause)."""
+
+    def cache_drop(self, file: int, *, index: int, nr: int, cpu: int = 0) -> int:
+        """Unmap and drop cached pages; return the frames freed."""
+
+    def cache_adopt(self, file: int, *, index: int, pfns: npt.NDArray[np.uint32]) -> None:
+        """Make imported frames the cached pages from ``index`` on.
+
+        Raises:
+            ValueError: A frame is not used, or has an owner; those before it are cached.
+        """
+
     # ---- views ----
 
     def buddyinfo(self) -> npt.NDArray[np.uint64]:
@@ -166,6 +413,12 @@ class Memory:
         Raises:
             InvariantError: One does not hold; the message says which.
         """
+
+    def frame_classes(self) -> npt.NDArray[np.uint8]:
+        """Return the class of every frame, as ``contigmm.description.PageClass`` numbers them."""
+
+    def user_stat(self) -> dict[str, int]:
+        """Return what user memory counts, in frames, by the names of /proc/vmstat."""
 
     def pageblock_types(self) -> npt.NDArray[np.uint8]:
         """Return the migratetype of every pageblock, from frame 0 on."""

@@ -36,6 +36,10 @@ class Reason(StrEnum):
     BAD_PKEY = "bad_pkey"
     NO_SUCH_HUGE_PAGE_SIZE = "no_such_huge_page_size"
     NOT_IMPLEMENTED_BY_KERNEL = "not_implemented_by_kernel"
+    NO_SUCH_PROCESS = "no_such_process"
+    TOO_MANY_PROCESSES = "too_many_processes"
+    BAD_SPAWN_SPEC = "bad_spawn_spec"
+    BAD_DURATION = "bad_duration"
     # permissions and limits
     ADDRESS_BELOW_MIN = "address_below_min"
     MAY_NOT_LOCK = "may_not_lock"

@@ -18,6 +18,7 @@ from contigmm.hosts.source_error import SourceError
 from contigmm.hosts.specs import SPECS, spec
 from contigmm.hosts.take_capture import take_capture
 from contigmm.hosts.texts import read_directory, read_text_file
+from contigmm.sim.machine import Machine
 
 __all__ = [
     "SPECS",
@@ -25,6 +26,7 @@ __all__ = [
     "SourceError",
     "build",
     "describe",
+    "open_machine",
     "read",
     "save_capture",
     "take_capture",
@@ -43,6 +45,24 @@ def describe(source: str, *, seed: int = 0) -> MachineDescription:
     if colon and kind == "spec":
         return spec(rest, seed=seed)
     return build(read(source), seed=seed)
+
+
+def open_machine(
+    source: str,
+    *,
+    profile: str = "contig",
+    seed: int = 0,
+    clock: str = "per_op",
+    cpus: int | None = None,
+) -> Machine:
+    """Boot the machine that ``source`` names; the arguments are those of ``Machine.boot``.
+
+    Raises:
+        SourceError: as :func:`describe`.
+        ValueError: there is no such profile or clock.
+    """
+    description = describe(source, seed=seed)
+    return Machine.boot(description, profile=profile, seed=seed, clock=clock, cpus=cpus)
 
 
 def read(source: str) -> Evidence:

@@ -4,7 +4,7 @@ Which page comes back is physical memory's business; here is what stands before 
 arch/x86/mm/fault.c:do_user_addr_fault(), mm/vma.c:expand_downwards(), mm/rmap.c, v6.18.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from contigmm.abi import (
     BUS_ADRERR,
@@ -47,6 +47,20 @@ if TYPE_CHECKING:
 
 _CANONICAL_END: Final = 1 << 47
 _KERNEL_START: Final = U64_MAX - _CANONICAL_END + 1
+
+
+class VmaFacts(TypedDict):
+    """What an access and its VMA are to physical memory."""
+
+    mm: int
+    cpu: int
+    addr: int
+    vm_start: int
+    vm_end: int
+    vm_flags: int
+    obj: int
+    pgoff: int
+    prealloc: int
 
 
 def _anon_vma_compatible(left: "VmArea", right: "VmArea") -> bool:
@@ -239,6 +253,79 @@ def access(
             signal, code = signal_of(cause)
             raise MemoryFault(signal, code, (addr + done * stride) & U64_MAX, done)
     return done, last
+
+
+def load(task: "Task", addr: int, length: int) -> bytes:
+    """Read ``length`` bytes, as so many loads would.
+
+    Raises:
+        MemoryFault: a load ended in a signal; ``done`` bytes had been read.
+    """
+    parts: list[bytes] = []
+    done = 0
+    while done < length:
+        at = (addr + done) & U64_MAX
+        vma = _reachable(task, at, done, write=False)
+        part, cause = task.mm.memory.read_bytes(
+            length=min(length - done, vma.vm_end - at), **_of_vma(task, vma, at)
+        )
+        parts.append(part)
+        done += len(part)
+        if cause:
+            _resolve(task, vma, cause, addr, done)
+    return b"".join(parts)
+
+
+def store(task: "Task", addr: int, data: bytes) -> int:
+    """Write bytes, as so many stores would; return how many.
+
+    Raises:
+        MemoryFault: a store ended in a signal; ``done`` bytes had been written.
+    """
+    done = 0
+    while done < len(data):
+        at = (addr + done) & U64_MAX
+        vma = _reachable(task, at, done, write=True)
+        part = data[done : done + vma.vm_end - at]
+        prepare_for(task.mm, vma, at, at + len(part), write=True)
+        got, cause = task.mm.memory.write_bytes(data=part, **_of_vma(task, vma, at))
+        done += got
+        if cause:
+            _resolve(task, vma, cause, addr, done)
+    return done
+
+
+def _reachable(task: "Task", at: int, done: int, *, write: bool) -> "VmArea":
+    """Find the VMA that allows an access at ``at``, and that has something behind it."""
+    vma = find_for_access(task, at, done, write=write)
+    if vma.file is not None and (vma.file.is_special or vma.file.is_hugetlb):
+        _check_unusual(vma, at, done)
+    return vma
+
+
+def _of_vma(task: "Task", vma: "VmArea", at: int) -> "VmaFacts":
+    """Tell physical memory what it must know of an access and its VMA."""
+    mm = task.mm
+    return {
+        "mm": mm.id,
+        "cpu": task.cpu,
+        "addr": at,
+        "vm_start": vma.vm_start,
+        "vm_end": vma.vm_end,
+        "vm_flags": vma.vm_flags | mm.fault_flags,
+        "obj": 0 if vma.file is None else vma.file.inode.core_id,
+        "pgoff": vma.vm_pgoff,
+        "prealloc": prealloc_pfn(vma),
+    }
+
+
+def _resolve(task: "Task", vma: "VmArea", cause: str, addr: int, done: int) -> None:
+    """Map the run that an access missed, or end the access in a signal."""
+    if cause == RUN_PAGE_ABSENT:
+        map_run(task, vma, vma.vm_start, vma.vm_end)
+        return
+    signal, code = signal_of(cause)
+    raise MemoryFault(signal, code, (addr + done) & U64_MAX, done)
 
 
 def _check_unusual(vma: "VmArea", at: int, done: int) -> None:

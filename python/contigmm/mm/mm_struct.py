@@ -41,14 +41,21 @@ class MmStruct:
     )  # fmt: skip
 
     def __init__(
-        self, memory: "MemoryPort", config: "MmConfig", index: "VmaIndexPort", rlimits: Rlimits
+        self,
+        memory: "MemoryPort",
+        config: "MmConfig",
+        index: "VmaIndexPort",
+        rlimits: Rlimits,
+        *,
+        mm_id: int | None = None,
     ) -> None:
         self.memory = memory
         self.config = config
         self.index = index
         self.find_id = index.find
         self.rlimits = rlimits  # of the process: signal->rlim
-        self.id = memory.mm_create()
+        # A restored one is in physical memory already.
+        self.id = memory.mm_create() if mm_id is None else mm_id
         self.vmas: dict[int, VmArea] = {}
         self.next_vma_id = 1
         self.users = 1  # tasks that share it

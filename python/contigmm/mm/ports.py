@@ -61,6 +61,18 @@ class MemoryPort(Protocol):
     ) -> tuple[int, str, int]:  # fmt: skip
         """Read or write one byte at ``nr`` addresses of one VMA: (done, cause, last byte)."""
 
+    def read_bytes(
+        self, *, mm: int, cpu: int, addr: int, length: int, vm_start: int, vm_end: int,
+        vm_flags: int, obj: int, pgoff: int, prealloc: int,
+    ) -> tuple[bytes, str]:  # fmt: skip
+        """Load bytes of one VMA: (bytes, cause)."""
+
+    def write_bytes(
+        self, *, mm: int, cpu: int, addr: int, data: bytes, vm_start: int, vm_end: int,
+        vm_flags: int, obj: int, pgoff: int, prealloc: int,
+    ) -> tuple[int, str]:  # fmt: skip
+        """Store bytes into one VMA: (bytes done, cause)."""
+
     def populate(
         self, *, mm: int, cpu: int, vpn: int, nr: int, vm_start: int, vm_end: int, vm_flags: int,
         obj: int, pgoff: int, prealloc: int, write: bool,

@@ -41,6 +41,7 @@ class Task:
         cpu: int = 0,
         node: int = 0,
         persona: int = 0,
+        mm_id: int | None = None,
     ) -> None:
         self.pid = pid
         self.uid = uid
@@ -51,7 +52,7 @@ class Task:
         self.persona = persona
         self.files: dict[int, Backing] = {}
         self.mempolicy: Mempolicy | None = None
-        self.mm = MmStruct(config.memory, config, index, self.rlimits)
+        self.mm = MmStruct(config.memory, config, index, self.rlimits, mm_id=mm_id)
 
     def vm_enough_memory(self, pages: int) -> bool:
         """Promise ``pages`` to this task's address space if they may be promised."""

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 from contigmm.abi import PAGE_SIZE
-from contigmm.mm.fault import access
+from contigmm.mm.fault import access, load, store
+
+__all__ = ["load", "store", "touch_read", "touch_write"]
 
 if TYPE_CHECKING:
     from contigmm.mm.task import Task

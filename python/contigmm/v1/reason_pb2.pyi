@@ -144,6 +144,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Contig user limit."""
     REASON_CONTIG_RUN_IS_PINNED: _Reason.ValueType  # 59
     """Contig run is pinned."""
+    REASON_NO_SUCH_PROCESS: _Reason.ValueType  # 60
+    """No such process."""
+    REASON_TOO_MANY_PROCESSES: _Reason.ValueType  # 61
+    """Too many processes."""
+    REASON_BAD_SPAWN_SPEC: _Reason.ValueType  # 62
+    """Bad spawn spec."""
+    REASON_BAD_DURATION: _Reason.ValueType  # 63
+    """Bad duration."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The check that refused a system call, finer than its errno, and stable."""
@@ -268,4 +276,12 @@ REASON_CONTIG_USER_LIMIT: Reason.ValueType  # 58
 """Contig user limit."""
 REASON_CONTIG_RUN_IS_PINNED: Reason.ValueType  # 59
 """Contig run is pinned."""
+REASON_NO_SUCH_PROCESS: Reason.ValueType  # 60
+"""No such process."""
+REASON_TOO_MANY_PROCESSES: Reason.ValueType  # 61
+"""Too many processes."""
+REASON_BAD_SPAWN_SPEC: Reason.ValueType  # 62
+"""Bad spawn spec."""
+REASON_BAD_DURATION: Reason.ValueType  # 63
+"""Bad duration."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

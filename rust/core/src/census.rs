@@ -26,6 +26,18 @@ impl Memory {
         }
         counts
     }
+
+    /// Class of every frame by number, from frame 0 on; mlocked frames as [`Self::class_counts`].
+    pub fn frame_classes(&self) -> Vec<u8> {
+        let mut classes = vec![PageClass::Nopage as u8; self.map.nr_frames() as usize];
+        for block in self.map.blocks() {
+            let locked = self.map.flags(block.pfn) & page_flags::MLOCKED != 0;
+            let class = if locked { PageClass::Mlocked } else { block.class };
+            let start = block.pfn.0 as usize;
+            classes[start..start + block.order.nr_pages() as usize].fill(class as u8);
+        }
+        classes
+    }
 }
 
 #[cfg(test)]
@@ -54,5 +66,8 @@ mod tests {
         assert_eq!((of(1, PageClass::Free), of(2, PageClass::Free)), (512, 512));
         let total: u32 = counts.iter().flatten().map(|&nr| u32::from(nr)).sum();
         assert_eq!(total, 1536);
+        let classes = memory.frame_classes();
+        let nr = |class: PageClass| classes.iter().filter(|&&raw| raw == class as u8).count();
+        assert_eq!((nr(PageClass::Anon), nr(PageClass::Slab), nr(PageClass::Free)), (510, 2, 1024));
     }
 }

@@ -41,7 +41,7 @@ impl Memory {
         Ok(Self(Mutex::new(CoreMemory::boot(&spec).map_err(to_py)?)))
     }
 
-    #[allow(clippy::too_many_arguments)] // one a column
+    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // one a column, as PyO3 gives it
     #[pyo3(signature = (*, run_start, run_nr, run_class, run_order, free_pfn, free_order, pageblock_mt, pcp_pfn, pcp_order, pcp_cpu, pcp_high))]
     fn import_frames(
         &self,

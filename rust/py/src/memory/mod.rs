@@ -1,11 +1,18 @@
 //! `Memory`: the physical memory of one machine, behind one lock. A file a subject.
 
+mod address_space;
 mod allocator;
+mod files;
+mod ranges;
+mod runs;
 mod state;
 mod views;
 
-use contigmm_core::{Cpu, Memory as CoreMemory};
+use contigmm_core::filemap::AdoptError;
+use contigmm_core::{Cpu, Memory as CoreMemory, Pfn};
+use numpy::{PyArray1, PyArrayMethods};
 use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::errors::to_py;
@@ -48,4 +55,15 @@ fn cpu_of(memory: &CoreMemory, cpu: u16) -> PyResult<Cpu> {
         return Ok(Cpu(cpu));
     }
     Err(to_py(contigmm_core::AllocError::NoSuchCpu(cpu)))
+}
+
+/// Frame numbers from an array.
+fn frames_of(pfns: &Bound<'_, PyArray1<u32>>) -> PyResult<Vec<Pfn>> {
+    Ok(pfns.to_vec()?.into_iter().map(Pfn).collect())
+}
+
+/// The exception for a frame that cannot be given an owner.
+#[allow(clippy::needless_pass_by_value)] // as map_err gives it
+fn refused_adoption(err: AdoptError) -> PyErr {
+    PyValueError::new_err(err.to_string())
 }

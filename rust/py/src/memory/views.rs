@@ -74,6 +74,24 @@ impl Memory {
         found.map_err(|broken| InvariantError::new_err(broken.to_string()))
     }
 
+    fn frame_classes<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u8>> {
+        let classes = py.detach(|| self.0.lock().frame_classes());
+        PyArray1::from_vec(py, classes)
+    }
+
+    fn user_stat<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stat = self.with(py, |memory| *memory.user_stat());
+        let row = PyDict::new(py);
+        row.set_item("nr_anon_pages", stat.nr_anon_mapped)?;
+        row.set_item("nr_mapped", stat.nr_file_mapped)?;
+        row.set_item("nr_file_pages", stat.nr_file_pages)?;
+        row.set_item("nr_shmem", stat.nr_shmem)?;
+        row.set_item("nr_mlock", stat.nr_mlock)?;
+        row.set_item("nr_page_table_pages", stat.nr_page_table_pages)?;
+        row.set_item("nr_contig", stat.nr_contig)?;
+        Ok(row)
+    }
+
     fn pageblock_types<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u8>> {
         let types = self.with(py, |memory| {
             let map = memory.map();

@@ -1,0 +1,81 @@
+"""From a description to physical memory."""
+
+import json
+from typing import Any
+
+from contigmm.description import MachineDescription, ZoneDescription
+from contigmm.phys import Memory
+
+
+def core_spec(
+    description: MachineDescription, *, seed: int, cpus: int | None, costs: bool
+) -> dict[str, Any]:
+    """Write what the core boots from: ``BootSpec``, rust/core/src/boot.rs.
+
+    ``costs``: whether steps take simulated time by themselves.
+    """
+    nr_cpus = description.nr_cpus if cpus is None else cpus
+    settings = description.settings
+    spec: dict[str, Any] = {
+        "seed": seed,
+        "nr_cpus": nr_cpus,
+        "zones": [_zone_spec(zone) for zone in description.zones],
+    }
+    if description.cpu_nodes and nr_cpus == description.nr_cpus:
+        spec["cpu_nodes"] = list(description.cpu_nodes)
+    if description.distances:
+        spec["distances"] = [list(row) for row in description.distances]
+    for name in ("min_free_kbytes", "watermark_scale_factor", "watermark_boost_factor"):
+        if name in settings:
+            spec[name] = int(settings[name])
+    if "transparent_hugepage" in settings:
+        spec["thp"] = settings["transparent_hugepage"] != "never"
+    if not costs:
+        spec["costs"] = dict.fromkeys(COSTS, 0)
+    return spec
+
+
+#: Steps of ``CostModel``, rust/core/src/clock.rs.
+COSTS = (
+    "alloc_ns",
+    "pcp_ns",
+    "lock_ns",
+    "buddy_ns",
+    "zero_ns",
+    "copy_ns",
+    "fault_ns",
+    "syscall_ns",
+    "pte_ns",
+    "scan_ns",
+)
+
+
+def _zone_spec(zone: ZoneDescription) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "node": zone.node,
+        "kind": zone.name,
+        "start_pfn": zone.start_pfn,
+        "spanned": zone.spanned,
+        "managed": zone.managed,
+    }
+    if zone.present < zone.spanned:
+        hole = zone.spanned - zone.present
+        spec["holes"] = [[zone.end_pfn - hole, hole]]
+    if zone.watermark_min is not None:
+        spec["watermarks"] = {
+            "min": zone.watermark_min,
+            "low": zone.watermark_low,
+            "high": zone.watermark_high,
+            "promo": zone.watermark_promo,
+        }
+    if zone.protection is not None:
+        spec["lowmem_reserve"] = list(zone.protection[:4])
+    return spec
+
+
+def boot_memory(
+    description: MachineDescription, *, seed: int, cpus: int | None, costs: bool
+) -> Memory:
+    """Boot the core and lay out what the description says is in use."""
+    spec = core_spec(description, seed=seed, cpus=cpus, costs=costs)
+    return Memory.boot(json.dumps(spec, sort_keys=True))
