@@ -29,6 +29,7 @@ __all__ = [
     "open_machine",
     "read",
     "save_capture",
+    "spec_of",
     "take_capture",
 ]
 
@@ -41,10 +42,18 @@ def describe(source: str, *, seed: int = 0) -> MachineDescription:
     Raises:
         SourceError: there is no such source, or it cannot be read as what it should be.
     """
-    kind, colon, rest = source.partition(":")
-    if colon and kind == "spec":
-        return spec(rest, seed=seed)
-    return build(read(source), seed=seed)
+    described = spec_of(source, seed=seed)
+    return build(read(source), seed=seed) if described is None else described
+
+
+def spec_of(source: str, *, seed: int) -> MachineDescription | None:
+    """Return the machine of ``spec:NAME``, or nothing if this is another kind of source.
+
+    Raises:
+        SourceError: there is no machine of that name.
+    """
+    kind, colon, name = source.partition(":")
+    return spec(name, seed=seed) if colon and kind == "spec" else None
 
 
 def open_machine(

@@ -35,6 +35,12 @@ _FILE_GAP: Final = 4096
 _ENTRIES: Final = 512
 _UPPER_LEVELS: Final = 2  # one PGD and one PUD a process; PMDs and PTE tables by its size
 
+#: Bits of the key that rows are laid out by: 32 of place, 5 of order, 1 of kind, 25 of owner.
+_ORDER_SHIFT: Final = 32
+_MAX_ORDER: Final = 18
+_TABLE_BIT: Final = 37
+_OWNER_SHIFT: Final = 38
+
 _ANON: Final = (PageClass.ANON, PageClass.ANON_THP)
 _SHMEM: Final = (PageClass.SHMEM, PageClass.SHMEM_THP)
 _FILE: Final = (PageClass.FILE, PageClass.FILE_LARGE)
@@ -192,8 +198,10 @@ def _lay_out(
     is_table = used.page_class == PageClass.PGTABLE
     drawn = rng.permutation(len(owner))
     owned = owner != NO_OWNER
-    key = np.where(owned, drawn, used.start)
-    by_owner = np.lexsort((key, -order * owned, is_table, np.where(owned, owner, -1)))
+    # One number a row: by owner, page tables last, larger folios first, else in drawn order.
+    key = np.where(owned, owner + 1, 0) << _OWNER_SHIFT | np.where(is_table, 1 << _TABLE_BIT, 0)
+    key |= np.where(owned, (_MAX_ORDER - order) << _ORDER_SHIFT | drawn, used.start)
+    by_owner = np.argsort(key, kind="stable")
     rows, owner = used.take(by_owner), owner[by_owner]
     before = np.cumsum(rows.nr) - rows.nr
     first = np.concatenate([[True], owner[1:] != owner[:-1]]) if len(owner) else owner.astype(bool)

@@ -5,6 +5,7 @@ from typing import Any
 
 from contigmm.description import MachineDescription, ZoneDescription
 from contigmm.phys import Memory
+from contigmm.sim.background import import_layout
 
 
 def core_spec(
@@ -58,9 +59,8 @@ def _zone_spec(zone: ZoneDescription) -> dict[str, Any]:
         "spanned": zone.spanned,
         "managed": zone.managed,
     }
-    if zone.present < zone.spanned:
-        hole = zone.spanned - zone.present
-        spec["holes"] = [[zone.end_pfn - hole, hole]]
+    if zone.holes:
+        spec["holes"] = [list(hole) for hole in zone.holes]
     if zone.watermark_min is not None:
         spec["watermarks"] = {
             "min": zone.watermark_min,
@@ -78,4 +78,7 @@ def boot_memory(
 ) -> Memory:
     """Boot the core and lay out what the description says is in use."""
     spec = core_spec(description, seed=seed, cpus=cpus, costs=costs)
-    return Memory.boot(json.dumps(spec, sort_keys=True))
+    memory = Memory.boot(json.dumps(spec, sort_keys=True))
+    if description.layout is not None:
+        import_layout(memory, description, description.layout)
+    return memory

@@ -10,6 +10,7 @@ from contigmm.abi import ESRCH
 from contigmm.description import MachineDescription
 from contigmm.errors import ContigmmError, MemoryFault, Reason, SyscallError
 from contigmm.phys import Memory
+from contigmm.sim.background import BackgroundFile
 from contigmm.sim.calls import CALLS, SpawnSpec
 from contigmm.sim.operation import MAX_OPERATIONS, Answer, Call, Operation
 from contigmm.sim.process import Process, unwrap
@@ -186,6 +187,11 @@ class Machine:
     def drawn(self) -> tuple[str, ...]:
         """What it did not tell and was inferred or drawn from the seed, as sentences."""
         return self._state.drawn
+
+    @property
+    def background_files(self) -> tuple[BackgroundFile, ...]:
+        """Files that came with the description: they own page cache from the start."""
+        return self._state.files
 
     @property
     def seq(self) -> int:

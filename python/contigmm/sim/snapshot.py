@@ -16,6 +16,7 @@ from contigmm.errors import ContigmmError
 from contigmm.mm.config import MmConfig
 from contigmm.mm.limits import Overcommit
 from contigmm.phys import InvariantError, Memory
+from contigmm.sim.background import BackgroundFile
 from contigmm.sim.graph import GraphReader, GraphWriter
 from contigmm.sim.state import ClockMode, MachineState
 from contigmm.sim.table import ProcessTable
@@ -37,7 +38,17 @@ _SETTINGS: Final = (
     "thp_madvise",
     "hugetlb_free",
 )
-_FACTS: Final = ("profile", "seed", "clock", "origin", "known", "drawn", "nodes", "seq")
+_FACTS: Final = (
+    "profile",
+    "seed",
+    "clock",
+    "origin",
+    "known",
+    "drawn",
+    "files",
+    "nodes",
+    "seq",
+)
 
 
 class SnapshotError(ContigmmError, ValueError):
@@ -137,6 +148,7 @@ def _read(memory: Memory, section: dict[str, Any]) -> MachineState:
         origin=facts["origin"],
         known=tuple(facts["known"]),
         drawn=tuple(facts["drawn"]),
+        files=tuple(BackgroundFile(*file) for file in facts["files"]),
         nodes=tuple(facts["nodes"]),
         seq=facts["seq"],
     )

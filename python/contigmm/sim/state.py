@@ -7,6 +7,7 @@ from typing import Self
 from contigmm.description import MachineDescription
 from contigmm.mm.config import MmConfig
 from contigmm.phys import Memory
+from contigmm.sim.background import BackgroundFile, adopt_background
 from contigmm.sim.boot import boot_memory
 from contigmm.sim.check import check_processes
 from contigmm.sim.table import ProcessTable
@@ -33,6 +34,7 @@ class MachineState:
     origin: str
     known: tuple[str, ...]
     drawn: tuple[str, ...]
+    files: tuple[BackgroundFile, ...] = ()
     seq: int = 0
 
     @classmethod
@@ -50,7 +52,7 @@ class MachineState:
         memory = boot_memory(description, seed=seed, cpus=cpus, costs=costs)
         thp = str(description.settings.get("transparent_hugepage", "madvise"))
         config = MmConfig(memory, profile=profile, total_ram_pages=description.managed, thp=thp)
-        return cls(
+        state = cls(
             memory=memory,
             config=config,
             nodes=description.nodes,
@@ -62,6 +64,9 @@ class MachineState:
             known=description.known,
             drawn=description.drawn,
         )
+        if description.layout is not None:
+            state.files = adopt_background(state, description, description.layout)
+        return state
 
     def check(self) -> None:
         """Hold every invariant against the state; see ``Machine.check``."""

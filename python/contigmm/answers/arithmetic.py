@@ -1,0 +1,56 @@
+"""The numbers behind an answer: marks and free blocks, zone by zone, in the order asked."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from contigmm.answers.request import MAX_PAGE_ORDER, Request
+from contigmm.answers.trial import suitable_blocks
+from contigmm.description import ZONE_NAMES, MachineDescription
+from contigmm.phys import Memory
+
+_UNITS: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def zone_lines(memory: Memory, request: Request) -> list[str]:
+    """Return one line for each zone that may serve the request, the preferred one first.
+
+    The test is that of ``__zone_watermark_ok()``, mm/page_alloc.c v6.12, at the min mark: what
+    stays free must be above mark and reserve, and a block of the order must be there.
+    """
+    lines = []
+    counts = memory.buddyinfo()
+    zones = list(enumerate(memory.zones()))
+    preferred = sorted(zones, key=lambda row: (row[1]["node"], -ZONE_NAMES.index(row[1]["name"])))
+    for number, zone in preferred:
+        if ZONE_NAMES.index(zone["name"]) > request.highest_zone or not zone["managed"]:
+            continue
+        protection = zone["protection"]
+        reserve = protection[request.highest_zone] if protection else 0
+        mark = zone["watermark_min"] + zone["watermark_boost"]
+        spare = zone["free"] - (1 << request.order) + 1 - mark - reserve
+        on_lists = sum(pcp[0] for pcp in zone["pcp"])
+        order = min(request.order, MAX_PAGE_ORDER)
+        blocks = suitable_blocks(counts[number], order)
+        if request.order > MAX_PAGE_ORDER:
+            blocks = 0
+        verdict = "passes" if spare > 0 else "is below its mark"
+        lines.append(
+            f"zone {zone['node']}/{zone['name']} {verdict}: {zone['free']:,} frames free "
+            f"(and {on_lists:,} on per-CPU lists), mark {mark:,} + reserve {reserve:,}; it has "
+            f"{blocks:,} blocks of order {request.order}"
+        )
+    return lines
+
+
+def unknowns(description: MachineDescription) -> tuple[str, ...]:
+    """Return what the source does not tell and the answer therefore draws."""
+    return description.drawn
+
+
+def sizes(size_bytes: int) -> str:
+    """Return a size as people write it."""
+    for unit, name in _UNITS:
+        if size_bytes >= unit and size_bytes % unit == 0:
+            return f"{size_bytes // unit:,} {name}"
+    return f"{size_bytes:,} bytes"

@@ -1,0 +1,83 @@
+"""Requests run on a machine that was booted from a source: one trial a draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from contigmm.answers.request import MAX_PAGE_ORDER, Request
+from contigmm.description import MachineDescription
+from contigmm.hosts import build, read, spec_of
+from contigmm.phys import CoreError, Memory
+from contigmm.sim.boot import boot_memory
+
+#: Blocks asked for in one crossing; a batch ends at the first refusal.
+_BATCH: Final = 4096
+_ENOMEM: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one drawn machine delivered: pieces until the first refusal, and who refused."""
+
+    count: int
+    cause: str
+    sentence: str
+
+
+def drawn_machines(
+    source: str, *, draws: int, seed: int
+) -> Iterator[tuple[MachineDescription, Memory]]:
+    """Boot the machine of a source, once for each draw of what the source does not tell.
+
+    A source that leaves nothing to chance is booted once.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    fixed = spec_of(source, seed=seed)
+    evidence = None if fixed is not None else read(source)
+    for number in range(1 if evidence is None else draws):
+        description = fixed
+        if evidence is not None:
+            description = build(evidence, seed=seed + number)
+        if description is not None:
+            yield description, boot_memory(description, seed=seed, cpus=None, costs=False)
+
+
+def run_until_refused(memory: Memory, request: Request, *, limit: int | None = None) -> Trial:
+    """Ask for the same piece again and again, keeping each, until one is refused."""
+    if request.order > MAX_PAGE_ORDER:
+        sentence = f"order {request.order} is above MAX_PAGE_ORDER, {MAX_PAGE_ORDER}"
+        return Trial(0, "order_too_large", sentence)
+    count = 0
+    while limit is None or count < limit:
+        try:
+            count += _ask(memory, request, _BATCH if limit is None else limit - count)
+        except CoreError as refusal:
+            if refusal.errno != _ENOMEM:
+                raise
+            return Trial(count, refusal.cause, str(refusal.strerror))
+    return Trial(count, "", "")
+
+
+def _ask(memory: Memory, request: Request, nr: int) -> int:
+    """Ask once, or a batch where the pieces are whole blocks; return how many came."""
+    if request.is_whole_block and nr > 1:
+        got = memory.alloc_batch(nr, order=request.order, gfp=request.gfp)
+        if len(got):
+            return len(got)
+    if request.is_whole_block:
+        memory.alloc_pages(order=request.order, gfp=request.gfp)
+    else:
+        memory.run_alloc(nr=request.nr_pages, cpu=0, gfp=request.gfp)
+    return 1
+
+
+def suitable_blocks(counts: np.ndarray[tuple[int], np.dtype[np.uint64]], order: int) -> int:
+    """Return how many blocks of ``order`` these free blocks could be carved into."""
+    larger = counts[order:].astype(np.int64)
+    return int((larger << np.arange(len(larger))).sum())
