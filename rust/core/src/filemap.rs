@@ -18,6 +18,9 @@ use crate::units::{Cpu, Order, Pfn};
 #[error("frame {0} cannot be given an owner")]
 pub struct AdoptError(pub u32);
 
+/// Where a frame is mapped: address space and virtual page.
+pub type Mappings = Vec<(MmId, u64)>;
+
 impl Memory {
     /// A new file; nothing of it is cached.
     pub fn file_create(&mut self, spec: FileSpec) -> FileId {
@@ -261,7 +264,7 @@ impl Memory {
     }
 
     /// Who owns a frame: its mappings, or its file and page.
-    pub fn owner_of(&self, pfn: Pfn) -> (Vec<(MmId, u64)>, Option<(FileId, u32)>) {
+    pub fn owner_of(&self, pfn: Pfn) -> (Mappings, Option<(FileId, u32)>) {
         let cached = self.map.class(pfn).is_cached();
         let file = FileId(self.map.anchor(pfn));
         let owned = self.map.flags(pfn) & page_flags::LRU != 0;

@@ -86,11 +86,11 @@ impl Memory {
         let ac = self.prepare_alloc(cpu, gfp, order, node, class)?;
         let (zone, mut with) = self.parts(ac.preferred);
         let flags = zone.fast_flags(&ac);
-        if zone.passes(&ac, flags) {
-            if let Some(pfn) = zone.rmqueue_any(&mut with, &ac, flags) {
-                zone.numa.hit += 1;
-                return Ok(pfn);
-            }
+        if zone.passes(&ac, flags)
+            && let Some(pfn) = zone.rmqueue_any(&mut with, &ac, flags)
+        {
+            zone.numa.hit += 1;
+            return Ok(pfn);
         }
         self.alloc_further(ac, flags)
     }

@@ -161,6 +161,7 @@ pub(crate) struct Span {
 impl Span {
     /// The entries' indexes within the leaf.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "a leaf has 512 entries")]
     pub const fn slots(&self) -> std::ops::Range<usize> {
         let first = slot_of(self.vpn, 0);
         first..first + self.nr as usize
