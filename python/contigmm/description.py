@@ -381,7 +381,7 @@ def _parse_layout(plain: bytes, at: int, lengths: dict[str, int], owners: Any) -
         end = at + count * dtypes[name].itemsize
         if end > len(plain):
             raise DescriptionError(f"The array {name} is cut off.")
-        arrays[name] = np.frombuffer(plain, dtypes[name], count, at)
+        arrays[name] = np.frombuffer(plain, dtypes[name], count, at).copy()  # aligned
         at = end
     if at != len(plain):
         raise DescriptionError("Bytes follow the description's end.")
