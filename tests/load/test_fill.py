@@ -22,7 +22,7 @@ from contigmm.load.fragmentation import Fragmentation
 MANAGED = 1 << 20
 
 
-def machine(counts, *, watermark_min=1000, protection=(0, 0)):
+def machine(counts, *, watermark_min=1000, protection=(0, 0, 0, 0)):
     """A zone of 4 GiB whose free blocks stand one behind the other, the rest in use by one file."""
     pfns, orders, types, at = [], [], [], 0
     for order in reversed(range(11)):
@@ -50,6 +50,9 @@ def machine(counts, *, watermark_min=1000, protection=(0, 0)):
         present=MANAGED,
         managed=MANAGED,
         watermark_min=watermark_min,
+        watermark_low=watermark_min * 5 // 4,
+        watermark_high=watermark_min * 3 // 2,
+        watermark_promo=watermark_min * 2,
         protection=protection,
     )
     layout = Layout(
@@ -110,17 +113,26 @@ def test_blocks_that_stay_free_keep_their_place_in_their_lists():
 
 def test_a_machine_that_is_fuller_already_stays_as_it_is():
     filled = prepare(WORN, occupancy=0.5, age=0, seed=1)
-    assert filled.description is WORN
+    assert filled.description.layout is WORN.layout
     assert filled.cache_frames == 0
 
 
 def test_filling_stops_where_the_watermarks_keep_the_rest():
-    tight = machine([0] * 9 + [50, 100], watermark_min=60_000, protection=(0, 7_000))
+    tight = machine([0] * 9 + [50, 100], watermark_min=60_000, protection=(0, 7_000, 7_000, 7_000))
     filled = prepare(tight, occupancy=1.0, age=0, seed=1)
     assert free_frames(filled.description) == pytest.approx(67_000, abs=512)
     assert filled.usable_frames <= 512
     roomy = prepare(tight, occupancy=0.91, age=0, seed=1)
     assert roomy.usable_frames == free_frames(roomy.description) - 67_000
+
+
+def test_room_is_left_even_where_the_occupancy_would_leave_less():
+    tight = machine([0] * 9 + [50, 100], watermark_min=30_000)
+    filled = prepare(tight, occupancy=0.97, age=0, seed=1, room_frames=8 << 10)
+    assert filled.usable_frames == pytest.approx(8 << 10, abs=512)
+    assert prepare(tight, occupancy=0.97, age=0, seed=1).usable_frames < 2 << 10
+    everything = prepare(tight, occupancy=0.97, age=0, seed=1, room_frames=MANAGED)
+    assert everything.cache_frames == 0
 
 
 def test_the_seed_chooses_the_blocks():

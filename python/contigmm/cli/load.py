@@ -153,5 +153,8 @@ def _write(report: "Report", json_path: Path | None, plot: Path | None) -> None:
     if not console.is_terminal:
         console.width = _WIDTH
     print_report(report, console)
+    for written in (json_path, plot):
+        if written is not None and written != _STANDARD_OUTPUT:
+            console.print(f"Written: {written}", highlight=False)
     if json_path == _STANDARD_OUTPUT:
         print(report.as_json())

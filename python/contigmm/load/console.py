@@ -34,6 +34,8 @@ def print_report(report: Report, console: Console) -> None:
         ("Free blocks: captured, filled, measured from began to ended", _stages_table(report)),
         ("Unusable index: share of free memory in blocks too small", _unusable_table(report)),
     ):
+        if not table.row_count:
+            continue
         console.print(Text(heading, style="bold"))
         console.print(Padding(table, (0, 0, 1, 2)))
     for sentence in _sentences(report):
@@ -111,9 +113,9 @@ def _stages_table(report: Report) -> Table:
         counts = (f"{stage.total[order]:,}" for stage in columns)
         table.add_row(format_bytes(PAGE_BYTES << order), *counts)
     table.add_row("free", *(mib(stage.free_bytes) for stage in columns))
-    table.add_row(
-        "in use", *(f"{1 - stage.free_bytes / report.managed_bytes:.1%}" for stage in columns)
-    )
+    table.add_row("on CPU lists", *(mib(stage.pcp_bytes) for stage in columns))
+    in_use = (1 - (stage.free_bytes + stage.pcp_bytes) / report.managed_bytes for stage in columns)
+    table.add_row("in use", *(f"{share:.1%}" for share in in_use))
     return table
 
 

@@ -44,6 +44,10 @@ _TICK_S: Final = 0.25
 _OBSERVATIONS: Final = 15
 """About how many moments of a run the observer looks at."""
 _LONGEST_WARM_UP_S: Final = 30.0
+_ROOM_REQUESTS: Final = 8
+_ROOM_SHARE: Final = 0.01
+"""Left for the load above the watermarks, whatever the occupancy asked for: so many of the largest
+requests, and this share of the machine. Else nothing but the watermarks would ever decide."""
 _STOP_S: Final = 60.0
 _RECLAIM_COUNTERS: Final = ("pgsteal_kswapd", "pgsteal_direct", "pgsteal_khugepaged")
 
@@ -156,13 +160,22 @@ async def _machine(plan: Plan, client: Client, watch: Watch) -> AsyncIterator[_B
             raise LoadError(
                 f"the server has {len(machines)} machines: say with --machine what to boot there"
             )
-        captured = Fragmentation.of(await machines[0].buddyinfo())
+        captured = await _fragmentation(machines[0])
         yield await _looked_at(machines[0], captured, None, ())
         return
     watch(Tick("filling the machine"))
     described = fresh_layout(plan.description)
-    captured = Fragmentation.of(described.buddyinfo())
-    filling = prepare(described, occupancy=plan.occupancy, age=plan.age, seed=plan.seed)
+    captured = _described(described)
+    filling = prepare(
+        described,
+        occupancy=plan.occupancy,
+        age=plan.age,
+        seed=plan.seed,
+        room_frames=max(
+            _ROOM_REQUESTS * max(plan.mix.sizes_bytes) // PAGE_BYTES,
+            round(_ROOM_SHARE * described.managed),
+        ),
+    )
     watch(Tick("booting the machine"))
     machine = await client.create_machine(filling.description, seed=plan.seed)
     try:
@@ -178,8 +191,12 @@ async def _looked_at(
 ) -> _Booted:
     """Note everything that the end will be compared with."""
     info = await machine.info()
-    filled = Fragmentation.of(await machine.buddyinfo())
-    usable = filled.free_bytes if filling is None else filling.usable_frames * PAGE_BYTES
+    filled = await _fragmentation(machine)
+    usable = filled.free_bytes
+    if filling is not None:
+        usable = filling.usable_frames * PAGE_BYTES
+        if filled != _described(filling.description):
+            raise LoadError("the machine's free lists are not those that it was booted from")
     managed = sum(zone["managed"] for zone in (await machine.zone_counters()).values())
     return _Booted(
         machine=machine,
@@ -193,6 +210,18 @@ async def _looked_at(
         vmstat=await machine.vmstat(),
         notes=(*info.known, *info.drawn, *(() if filling is None else filling.notes)),
     )
+
+
+def _described(description: MachineDescription) -> Fragmentation:
+    pcp = () if description.layout is None else description.layout.pcp.order
+    pcp_frames = sum(1 << int(order) for order in pcp)
+    return Fragmentation.of(description.buddyinfo(), pcp_frames=pcp_frames)
+
+
+async def _fragmentation(machine: Machine) -> Fragmentation:
+    counters = await machine.zone_counters()
+    pcp_frames = sum(zone["pcp"] for zone in counters.values())
+    return Fragmentation.of(await machine.buddyinfo(), pcp_frames=pcp_frames)
 
 
 async def _states(machine: Machine) -> FrameStates:
@@ -269,9 +298,9 @@ class _Run:
                 group.create_task(self._listen(number)) for number in range(len(self._generators))
             ]
             await self._warm_up()
-            loaded = Fragmentation.of(await self._machine.buddyinfo())
+            loaded = await _fragmentation(self._machine)
             elapsed_ns = await self._measure()
-            end = Fragmentation.of(await self._machine.buddyinfo())
+            end = await _fragmentation(self._machine)
             queue_depth_max = (await self._machine.info()).queue_depth_max
             await self._observe()
             await self._tell_all(Leave())
@@ -282,7 +311,7 @@ class _Run:
             filled=self._booted.filled,
             loaded=loaded,
             end=end,
-            emptied=Fragmentation.of(await self._machine.buddyinfo()),
+            emptied=await _fragmentation(self._machine),
         )
         return self._reported(
             stages, self._traffic(elapsed_ns, queue_depth_max), await self._integrity()

@@ -28,11 +28,14 @@ from contigmm.description import (
     PcpPages,
     ZoneDescription,
 )
+from contigmm.sim.machine import Machine
 
 FILE_FRAMES: Final = 1 << 14
 """Frames of one file of the cache: 64 MiB."""
 
-_USUAL_RATIO: Final = 256  # sysctl_lowmem_reserve_ratio, mm/page_alloc.c, v6.12
+# What kswapd would take back again, by and by, stays for good where no kswapd is simulated:
+# mm/page_alloc.c:boost_watermark(), mm/vmscan.c:balance_pgdat(), v6.12.
+_NO_BOOST: Final[dict[str, int | str]] = {"watermark_boost_factor": 0}
 
 _BATCH_FRAMES: Final = 1 << 22
 
@@ -54,7 +57,9 @@ class Filling:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that say what was done."""
-        done = []
+        done = [
+            "watermarks are not boosted: kswapd, which would lower them again, is not simulated"
+        ]
         if self.aged_frames:
             done.append(f"{self.aged_frames} single pages of cache age it (drawn from the seed)")
         if self.cache_frames:
@@ -67,33 +72,36 @@ class Filling:
     @property
     def usable_frames(self) -> int:
         """Frames that user space can get before a watermark refuses."""
-        description = self.description
+        description, floors = self.description, _floors(self.description)
         return sum(
-            max(0, _free_frames(description, zone) - _floor(description, zone))
-            for zone in description.zones
+            max(0, _free_frames(description, zone) - floors[zone.key]) for zone in description.zones
         )
 
 
-def prepare(description: MachineDescription, *, occupancy: float, age: float, seed: int) -> Filling:
+def prepare(
+    description: MachineDescription,
+    *,
+    occupancy: float,
+    age: float,
+    seed: int,
+    room_frames: int = 0,
+) -> Filling:
     """Return ``description`` aged by the share ``age`` and filled up to ``occupancy``.
 
     ``age`` is the share of free memory, 0 to 1, whose blocks are broken by scattered single pages.
-    ``occupancy`` is the share of managed memory in use afterwards, 0 to 1. Zones are not filled
-    below what their watermarks and reserves keep from user space, and never emptied: a machine that
-    is fuller already stays as it is.
+    ``occupancy`` is the share of managed memory in use afterwards, 0 to 1; at least ``room_frames``
+    are left above what watermarks and reserves keep from user space, if there are as many. A
+    machine that is fuller already stays as it is.
     """
-    if description.layout is None:
-        raise ValueError("a machine without a layout has nothing to be filled")
     rng = np.random.default_rng([seed, 0x10AD])
     taken_by_ageing, description = _aged(description, age, rng)
-    taken, free_left = _cache_blocks(description, occupancy, rng)
+    taken, free_left = _cache_blocks(description, occupancy, room_frames, rng)
     description = _with_layout(description, taken, free_left, "load-cache")
-    added = description.layout.owners if description.layout else ()
     return Filling(
-        description,
+        replace(description, settings=description.settings | _NO_BOOST),
         aged_frames=taken_by_ageing,
-        cache_frames=int((np.uint64(1) << taken.order.astype(np.uint64)).sum()),
-        nr_files=sum(owner.name.startswith("load-") for owner in added),
+        cache_frames=int(_frames_of(taken.order).sum()),
+        nr_files=sum(owner.name.startswith("load-") for owner in _layout(description).owners),
     )
 
 
@@ -160,23 +168,26 @@ def _largest_blocks(begin: int, end: int) -> FreeBlocks:
 
 
 def _cache_blocks(
-    description: MachineDescription, occupancy: float, rng: np.random.Generator
+    description: MachineDescription, occupancy: float, room: int, rng: np.random.Generator
 ) -> tuple[FreeBlocks, FreeBlocks]:
     """Split the free blocks into those the cache takes and those it leaves."""
     free = _layout(description).free
-    to_leave = round((1 - occupancy) * description.managed)
+    floors = _floors(description)
     above = {
-        zone.key: max(0, _free_frames(description, zone) - _floor(description, zone))
+        zone.key: max(0, _free_frames(description, zone) - floors[zone.key])
         for zone in description.zones
     }
-    to_take = sum(_free_frames(description, zone) for zone in description.zones) - to_leave
-    share = min(max(to_take, 0) / max(sum(above.values()), 1), 1.0)
+    usable = sum(above.values())
+    nr_free = sum(_free_frames(description, zone) for zone in description.zones)
+    to_leave = round((1 - occupancy) * description.managed)
+    to_take = max(0, min(nr_free - to_leave, usable - room))
     taken = np.zeros(len(free.pfn), dtype=np.bool_)
     for zone in description.zones:
         inside = _inside(zone, free)
-        nr_free = int(_frames_of(free.order[inside]).sum())
-        if nr_free:
-            taken |= _sample(free, inside, share * above[zone.key] / nr_free, rng)
+        nr_inside = int(_frames_of(free.order[inside]).sum())
+        if above[zone.key]:
+            share = to_take / usable * above[zone.key] / nr_inside
+            taken |= _sample(free, inside, share, rng)
     return _rows(free, taken), _rows(free, ~taken)
 
 
@@ -200,23 +211,16 @@ def _sample(
     return taken
 
 
-def _floor(description: MachineDescription, zone: ZoneDescription) -> int:
-    """Frames of a zone that user space does not get: min watermark and lowmem reserve.
+def _floors(description: MachineDescription) -> dict[str, int]:
+    """Frames of each zone that user space does not get: min watermark and lowmem reserve.
 
-    mm/page_alloc.c:__zone_watermark_ok(), v6.12. What the source leaves to the machine is estimated
-    by the usual: one frame in 256 of the zone, and of the zones above it in its node.
+    mm/page_alloc.c:__zone_watermark_ok(), v6.12. The machine itself says so, freshly booted: what
+    a source does not tell it computes.
     """
-    minimum = zone.watermark_min
-    if minimum is None:
-        minimum = zone.managed // _USUAL_RATIO
-    if zone.protection is not None:
-        return minimum + max(zone.protection, default=0)
-    above = (
-        other.managed
-        for other in description.zones
-        if other.node == zone.node and other.start_pfn > zone.start_pfn
-    )
-    return minimum + sum(above) // _USUAL_RATIO
+    machine = Machine.boot(replace(description, layout=None))
+    return {
+        f"{zone.node}/{zone.name}": zone.marks[0] + max(zone.protection) for zone in machine.zones()
+    }
 
 
 # ---- ageing ----

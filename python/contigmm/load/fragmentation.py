@@ -31,11 +31,14 @@ class Fragmentation:
     """The free memory of a machine at one moment."""
 
     zones: ZoneCounts
+    pcp_frames: int = 0
+    """Free frames that stand on per-CPU lists instead."""
 
     @classmethod
-    def of(cls, buddyinfo: Mapping[str, list[int]]) -> Self:
+    def of(cls, buddyinfo: Mapping[str, list[int]], *, pcp_frames: int = 0) -> Self:
         """Take over what a machine's ``buddyinfo()`` says."""
-        return cls({zone: tuple(counts) for zone, counts in buddyinfo.items()})
+        zones = {zone: tuple(counts) for zone, counts in buddyinfo.items()}
+        return cls(zones, pcp_frames)
 
     @property
     def total(self) -> tuple[int, ...]:
@@ -46,6 +49,11 @@ class Fragmentation:
     def free_bytes(self) -> int:
         """Free memory on the buddy lists."""
         return sum(count << order for order, count in enumerate(self.total)) * PAGE_BYTES
+
+    @property
+    def pcp_bytes(self) -> int:
+        """Free memory on per-CPU lists."""
+        return self.pcp_frames * PAGE_BYTES
 
     @property
     def unusable(self) -> dict[str, tuple[float, ...]]:

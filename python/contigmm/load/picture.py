@@ -78,7 +78,7 @@ def _draw_blocks(axes: "Axes", report: Report, zone: str) -> None:
         edgecolor="white",
         label="after, all still held",
     )
-    axes.set_title(f"node {zone.replace('/', ', zone ')}: free memory in blocks of", fontsize=10)
+    axes.set_title(f"{_title_of(zone)}: free memory in blocks of", fontsize=10)
     axes.set_xticks(orders, [format_bytes(PAGE_BYTES << int(order)) for order in orders])
     axes.tick_params(axis="x", labelsize=8)
     axes.set_ylabel("MiB")
@@ -97,7 +97,7 @@ def _draw_index(axes: "Axes", report: Report, zone: str) -> None:
         axes.plot(
             range(len(shares)), shares, linestyle=style, marker=marker, color=colour, label=label
         )
-    axes.set_title("share of free memory in blocks too small for", fontsize=10)
+    axes.set_title(f"{_title_of(zone)}: share of it in blocks too small for", fontsize=10)
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xticks(range(len(shares)))
@@ -106,6 +106,10 @@ def _draw_index(axes: "Axes", report: Report, zone: str) -> None:
     )
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(alpha=0.3)
+
+
+def _title_of(zone: str) -> str:
+    return f"node {zone.replace('/', ', zone ')}"
 
 
 def _free_mib(stage: Fragmentation, zone: str) -> list[float]:

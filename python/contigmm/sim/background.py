@@ -27,7 +27,6 @@ from contigmm.description import (
     OwnerKind,
     PageClass,
 )
-from contigmm.mm.fault import anon_vma_prepare
 from contigmm.mm.task import Task
 from contigmm.phys import Memory, VmaIndex
 from contigmm.syscalls.mlock import mlock
@@ -126,7 +125,9 @@ def _spawn(state: MachineState, name: str, number: int) -> Task:
     return task
 
 
-def _map_frames(memory: Memory, task: Task, frames: FrameRuns, rows: npt.NDArray[np.int64]) -> None:
+def _map_frames(
+    memory: Memory, task: Task, frames: FrameRuns, rows: npt.NDArray[np.int64]
+) -> None:
     """Map the frames of one process: locked ones in a locked mapping of their own."""
     locked = frames.page_class[rows] == PageClass.MLOCKED
     base = BACKGROUND_BASE
@@ -138,8 +139,6 @@ def _map_frames(memory: Memory, task: Task, frames: FrameRuns, rows: npt.NDArray
         addr, length = base + first * PAGE_SIZE, (last - first) * PAGE_SIZE
         flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE
         mmap(task, addr, length, PROT_READ | PROT_WRITE, flags, -1, 0)
-        (vma,) = task.mm.vmas_in(addr, addr + length)
-        anon_vma_prepare(task.mm, vma)
         for index, pfns in stretches:
             vpn = (base >> PAGE_SHIFT) + index
             done, cause = memory.anon_adopt(mm=task.mm.id, cpu=task.cpu, vpn=vpn, pfns=pfns)
@@ -166,4 +165,6 @@ def _stretches(
     index = frames.index[rows].astype(np.int64)
     end = index + frames.nr[rows]
     gaps = np.flatnonzero(index[1:] != end[:-1]) + 1
-    return [(int(frames.index[part[0]]), _frames(frames, part)) for part in np.split(rows, gaps)]
+    return [
+        (int(frames.index[part[0]]), _frames(frames, part)) for part in np.split(rows, gaps)
+    ]
