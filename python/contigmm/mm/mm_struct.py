@@ -107,6 +107,8 @@ class MmStruct:
 
     def vmas_in(self, start: int, end: int) -> list[VmArea]:
         """Return the VMAs that touch ``[start, end)``, in order."""
+        if start >= end:
+            return []
         vmas = self.vmas
         return [vmas[found] for found in self.index.range(start, end)]
 

@@ -54,11 +54,11 @@ def punch_hole(task: "Task", file: "Backing", offset: int, length: int) -> None:
         raise SyscallError(EPERM, Reason.FILE_SEALED)
     end = offset + length
     first = (offset + PAGE_SIZE - 1) >> PAGE_SHIFT
-    last = end >> PAGE_SHIFT
+    last = min(end >> PAGE_SHIFT, inode.nr_pages())
     if first < last:
         task.mm.memory.file_punch(inode.core_id, index=first, nr=last - first, cpu=task.cpu)
         _clear(task, inode, offset, first << PAGE_SHIFT)
-        _clear(task, inode, last << PAGE_SHIFT, end)
+        _clear(task, inode, end & ~(PAGE_SIZE - 1), end)
     else:
         _clear(task, inode, offset, end)
 
