@@ -18,6 +18,13 @@ use crate::zap::Unmap;
 
 /// Pages mapped around a read fault: `fault_around_pages`, 64 KiB.
 const FAULT_AROUND_PAGES: u64 = 16;
+/// Pages read around a missing page of a disk's file: `ra_pages` of 128 KiB.
+const READ_AROUND_PAGES: u32 = 32;
+/// `VM_SEQ_READ` and `VM_RAND_READ`, include/linux/mm.h v6.12.
+const VM_SEQ_READ: u64 = 1 << 15;
+const VM_RAND_READ: u64 = 1 << 16;
+/// `VM_DONTEXPAND`: of mappings with an object, only the kernel's own pages have it.
+const VM_DONTEXPAND: u64 = 1 << 18;
 const GFP_ANON: Gfp = Gfp::HIGHUSER_MOVABLE.with(Gfp::ZERO);
 
 /// One byte at each of `nr` addresses, `stride` apart.
@@ -273,6 +280,14 @@ impl Memory {
 
     /// `__handle_mm_fault()` and `handle_pte_fault()`.
     fn handle_fault(&mut self, f: &FaultContext, vpn: u64, write: bool) -> Result<Pte, Cause> {
+        let around = !write && self.maps_around(f, vpn);
+        if let Some(file) = f.vma.file
+            && !around
+            && f.vma.index_of(vpn) >= self.owners.cache.file(file).end_index()
+            && self.owners.leaf_of(f.mm, vpn).is_none()
+        {
+            return Err(Cause::BeyondEof); // and nobody has installed a page table
+        }
         let leaf = self.ensure_leaf(f.cpu, f.mm, vpn)?;
         self.vmstat.count(VmEvent::PgFault, 1);
         let fault_ns = u64::from(self.clock.costs.fault_ns);
@@ -283,7 +298,7 @@ impl Memory {
         } else if pte.is_none() {
             match f.vma.file {
                 None => self.do_anonymous_page(f, vpn, write)?,
-                Some(file) => self.do_fault(f, file, leaf, vpn, write)?,
+                Some(file) => self.do_fault(f, file, leaf, vpn, (write, around))?,
             }
         } else if write && !pte.has(Pte::WRITE) {
             self.do_wp_page(f, vpn, pte)?
@@ -387,15 +402,19 @@ impl Memory {
 
     // ---- files -------------------------------------------------------------------------------
 
-    /// `do_fault()`.
+    /// `do_fault()`. Cached neighbours are mapped before the page itself is looked for, so also where
+    /// the file has ended.
     fn do_fault(
         &mut self,
         f: &FaultContext,
         file: FileId,
         leaf: LeafId,
         vpn: u64,
-        write: bool,
+        (write, around): (bool, bool),
     ) -> Result<Pte, Cause> {
+        if around {
+            self.do_fault_around(f, file, leaf, vpn);
+        }
         let index = f.vma.index_of(vpn);
         if index >= self.owners.cache.file(file).end_index() {
             return Err(Cause::BeyondEof);
@@ -404,13 +423,16 @@ impl Memory {
         if write && !f.vma.has(vm_flags::SHARED) {
             return self.do_cow_fault(f, file, vpn, index);
         }
-        let cached = self.owners.cache.file(file).lookup(index);
-        if !write && cached.is_some() {
-            self.do_fault_around(f, file, leaf, vpn);
-        }
-        let pfn = match cached {
+        let pfn = match self.owners.cache.file(file).lookup(index) {
             Some(pfn) => pfn,
-            None => self.cache_page(f.cpu, file, index)?,
+            None => {
+                let pfn = self.sync_mmap_readahead(f, file, index)?;
+                if around {
+                    // filemap_fault() drops the lock to read, and the fault begins again.
+                    self.do_fault_around(f, file, leaf, vpn);
+                }
+                pfn
+            }
         };
         let bits = if write {
             f.written()
@@ -439,7 +461,7 @@ impl Memory {
     ) -> Result<Pte, Cause> {
         let source = match self.owners.cache.file(file).lookup(index) {
             Some(pfn) => pfn,
-            None => self.cache_page(f.cpu, file, index)?,
+            None => self.sync_mmap_readahead(f, file, index)?,
         };
         let fill = self.owners.cache.file(file).fill_of(index);
         let pfn = self.new_anon(f, vpn, Gfp::HIGHUSER_MOVABLE)?;
@@ -449,17 +471,72 @@ impl Memory {
         Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | f.written()))
     }
 
-    /// `do_fault_around()` and `filemap_map_pages()`: maps what is cached already around `vpn`.
-    fn do_fault_around(&mut self, f: &FaultContext, file: FileId, leaf: LeafId, vpn: u64) {
+    /// `do_sync_mmap_readahead()`, mm/filemap.c v6.12: brings a missing page of a file into the cache
+    /// and, from a disk, its neighbours.
+    fn sync_mmap_readahead(
+        &mut self,
+        f: &FaultContext,
+        file: FileId,
+        index: u32,
+    ) -> Result<Pfn, AllocError> {
+        let wanted = self.cache_page(f.cpu, file, index)?;
+        let object = self.owners.cache.file(file);
+        if object.kind == FileKind::Shmem || f.vma.has(VM_RAND_READ) {
+            return Ok(wanted);
+        }
+        let back = if f.vma.has(VM_SEQ_READ) {
+            0
+        } else {
+            READ_AROUND_PAGES / 2
+        };
+        let start = index.saturating_sub(back);
+        let end = u64::from(start + READ_AROUND_PAGES).min(object.end_index());
+        let nr = u32::try_from(end).expect("within the file") - start;
+        // Neighbours for which there is no frame are simply not read.
+        self.cache_insert(file, f.cpu, start, nr);
+        Ok(wanted)
+    }
+
+    /// Virtual pages that a read fault at `vpn` may map: `do_fault_around()`.
+    fn around_window(f: &FaultContext, vpn: u64) -> std::ops::Range<u64> {
         let slot = vpn % PTRS_PER_TABLE;
         let from = (slot / FAULT_AROUND_PAGES * FAULT_AROUND_PAGES)
             .max(slot - slot.min(vpn - f.vma.start_vpn));
         let to = (from + FAULT_AROUND_PAGES)
             .min(PTRS_PER_TABLE)
             .min(slot + f.vma.end_vpn - vpn);
-        let first = vpn - slot;
+        vpn - slot + from..vpn - slot + to
+    }
+
+    /// Whether a read fault maps its neighbours. Where there is no page table yet,
+    /// `filemap_map_pages()` installs one only if the first cached page is not the last of a disk's
+    /// file (`can_map_large`, v6.18), or else maps nothing. The kernel's own pages have no neighbours.
+    fn maps_around(&self, f: &FaultContext, vpn: u64) -> bool {
+        let Some(file) = f.vma.file else {
+            return false;
+        };
+        if f.vma.has(VM_DONTEXPAND) {
+            return false;
+        }
+        if self.owners.leaf_of(f.mm, vpn).is_some() {
+            return true;
+        }
+        let object = self.owners.cache.file(file);
+        let first = Self::around_window(f, vpn)
+            .map(|at| f.vma.index_of(at))
+            .take_while(|&index| index < object.end_index())
+            .find(|&index| {
+                u32::try_from(index).is_ok_and(|index| object.lookup(index).is_some())
+            });
+        first.is_some_and(|index| {
+            object.kind == FileKind::Shmem || index + 1 < object.end_index()
+        })
+    }
+
+    /// `do_fault_around()` and `filemap_map_pages()`: maps what is cached already around `vpn`.
+    fn do_fault_around(&mut self, f: &FaultContext, file: FileId, leaf: LeafId, vpn: u64) {
         let end_index = self.owners.cache.file(file).end_index();
-        for at in (first + from..first + to).filter(|&at| at != vpn) {
+        for at in Self::around_window(f, vpn).filter(|&at| at != vpn) {
             let index = f.vma.index_of(at);
             if index >= end_index || !self.owners.tables.leaf(leaf).ptes[slot_of(at, 0)].is_none() {
                 continue;

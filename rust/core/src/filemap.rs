@@ -13,6 +13,9 @@ use crate::page_table::{PTRS_PER_TABLE, Pte, slot_of};
 use crate::rmap::Rmap;
 use crate::units::{Cpu, Order, Pfn};
 
+/// Pages that a read from the start of a disk's file brings in: `get_init_ra_size()`, one page asked.
+const INITIAL_READ_AHEAD: u64 = 4;
+
 /// A frame that cannot be adopted: it is not an allocated frame of order 0 without an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("frame {0} cannot be given an owner")]
@@ -78,8 +81,19 @@ impl Memory {
             return Ok(None);
         }
         let (index, at) = page_and_offset(offset);
+        let object = self.owners.cache.file(file);
+        let fill = object.fill_of(index);
+        if object.lookup(index).is_none() {
+            if object.kind == FileKind::Shmem {
+                return Ok(Some(fill.at(at))); // shmem_file_read_iter() makes no page of a hole
+            }
+            if index == 0 {
+                // page_cache_sync_ra(): a file read from its start will be read further
+                let nr = object.end_index().min(INITIAL_READ_AHEAD);
+                self.cache_insert(file, cpu, 0, u32::try_from(nr).expect("a few pages"));
+            }
+        }
         let pfn = self.file_page(file, cpu, index)?;
-        let fill = self.owners.cache.file(file).fill_of(index);
         Ok(Some(self.owners.contents.read(&self.map, pfn, fill, at)))
     }
 
