@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from contigmm.cli import capture, load, serve
+from contigmm.cli import capture, load, serve, validate
 from contigmm.cli.failures import INTERRUPTED, describe
 from contigmm.errors import ContigmmError
 
@@ -59,6 +59,7 @@ app.command(
 )(serve.serve)
 app.command("load")(load.load)
 app.command("capture")(capture.capture)
+app.add_typer(validate.app, name="validate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ Sizes, seals and modes live here; which pages are cached is physical memory's to
 tells an object's pages apart by ``Inode.core_id``.
 """
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from contigmm.abi import F_SEAL_SEAL, PAGE_SHIFT, PAGE_SIZE
 
@@ -33,15 +33,6 @@ class Inode:
     def nr_pages(self) -> int:
         """Pages up to the end of the object, a started one included."""
         return (self.size + PAGE_SIZE - 1) >> PAGE_SHIFT
-
-    def state(self) -> dict[str, Any]:
-        """Plain data for a snapshot; who maps it is told by the address spaces."""
-        return {"core_id": self.core_id, "size": self.size, "seals": self.seals}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Inode":
-        """Rebuild from :meth:`state`."""
-        return cls(state["core_id"], state["size"], state["seals"])
 
 
 class Backing:

@@ -1,6 +1,6 @@
 """A task: who asks. Its address space, its limits, its capabilities, its open files."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from contigmm.mm.config import default_rlimits
 from contigmm.mm.mm_struct import MmStruct
@@ -58,16 +58,3 @@ class Task:
         """Promise ``pages`` to this task's address space if they may be promised."""
         mm = self.mm
         return mm.config.overcommit.charge(mm, pages, is_admin="CAP_SYS_ADMIN" in self.caps)
-
-    def state(self) -> dict[str, Any]:
-        """Plain data for a snapshot, without the address space and the files."""
-        return {
-            "pid": self.pid,
-            "uid": self.uid,
-            "caps": sorted(self.caps),
-            "rlimits": [[number, *self.rlimits[number]] for number in sorted(self.rlimits)],
-            "cpu": self.cpu,
-            "node": self.node,
-            "persona": self.persona,
-            "mempolicy": self.mempolicy,
-        }

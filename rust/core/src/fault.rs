@@ -525,12 +525,8 @@ impl Memory {
         let first = Self::around_window(f, vpn)
             .map(|at| f.vma.index_of(at))
             .take_while(|&index| index < object.end_index())
-            .find(|&index| {
-                u32::try_from(index).is_ok_and(|index| object.lookup(index).is_some())
-            });
-        first.is_some_and(|index| {
-            object.kind == FileKind::Shmem || index + 1 < object.end_index()
-        })
+            .find(|&index| u32::try_from(index).is_ok_and(|index| object.lookup(index).is_some()));
+        first.is_some_and(|index| object.kind == FileKind::Shmem || index + 1 < object.end_index())
     }
 
     /// `do_fault_around()` and `filemap_map_pages()`: maps what is cached already around `vpn`.

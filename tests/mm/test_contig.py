@@ -1,0 +1,174 @@
+"""MAP_CONTIG in its three profiles: one bit, three policies."""
+
+import pytest
+
+from contigmm.abi import (
+    EAGAIN,
+    EFAULT,
+    EINVAL,
+    ENOMEM,
+    EPERM,
+    MAP_CONTIG,
+    RLIMIT_MEMLOCK,
+)
+from contigmm.errors import Reason, SyscallError
+from contigmm.mm.flags import VM_SYNC, vm_flags_letters
+from contigmm.syscalls.madvise import madvise
+from contigmm.syscalls.mmap import mmap
+from contigmm.syscalls.mprotect import mprotect
+from contigmm.syscalls.mremap import mremap
+from contigmm.syscalls.munmap import munmap
+from contigmm.syscalls.touch import touch_read, touch_write
+
+B, P, RW = 0x1000_0000, 4096, 3
+PRIVATE = 0x22 | MAP_CONTIG
+MEMLOCK = {RLIMIT_MEMLOCK: 64 << 20}
+
+
+def refusal(call, *args) -> tuple[int, Reason]:
+    with pytest.raises(SyscallError) as caught:
+        call(*args)
+    return caught.value.errno, caught.value.reason
+
+
+def pfns(task, addr, nr):
+    words = task.mm.memory.pagemap(mm=task.mm.id, vpn=addr >> 12, nr=nr)
+    return [int(word) & (1 << 55) - 1 for word in words]
+
+
+@pytest.mark.parametrize("profile", ["contig", "rfc2017"])
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
+def test_the_pages_are_next_to_each_other(make_task, profile):
+    task = make_task(profile, MEMLOCK)
+    addr = mmap(task, 0, 100 * P, RW, PRIVATE)
+    frames = pfns(task, addr, 100)
+    assert frames == list(range(frames[0], frames[0] + 100))
+    assert touch_read(task, addr, 100) == (100, 0)
+    munmap(task, addr, 100 * P)
+    task.mm.memory.check()
+
+
+def test_linux_reads_the_bit_as_map_sync(make_task):
+    task = make_task("linux")
+    addr = mmap(task, 0, P, RW, PRIVATE)
+    vma = task.mm.vma_lookup(addr)
+    assert vma.run is None
+    assert "sf" in vm_flags_letters(vma.vm_flags).split()
+
+
+@pytest.mark.parametrize("profile", ["contig", "rfc2017"])
+def test_only_anonymous_memory_may_be_contiguous(make_task, profile):
+    task = make_task(profile, MEMLOCK)
+    task.files[5] = _memfd(task)
+    wanted = (EINVAL, Reason.CONTIG_NOT_ANONYMOUS)
+    assert refusal(mmap, task, 0, P, RW, 1 | MAP_CONTIG, 5) == wanted
+
+
+def _memfd(task):
+    from contigmm.mm.files import Inode, MemFd
+
+    core_id = task.mm.memory.file_create(shmem=True, size=P)
+    return MemFd("/memfd:x (deleted)", Inode(core_id, P, 0))
+
+
+@pytest.mark.parametrize("profile", ["contig", "rfc2017"])
+def test_limits_stand_before_the_allocation(make_task, profile):
+    task = make_task(profile, {RLIMIT_MEMLOCK: 4 * P})
+    assert refusal(mmap, task, 0, 5 * P, RW, PRIVATE) == (EAGAIN, Reason.MEMLOCK_LIMIT)
+    nobody = make_task(profile, {RLIMIT_MEMLOCK: 0})
+    assert refusal(mmap, nobody, 0, P, RW, PRIVATE) == (EPERM, Reason.MAY_NOT_LOCK)
+
+
+def test_the_rfc_checks_its_limit_and_never_charges_it(make_task):
+    task = make_task("rfc2017", {RLIMIT_MEMLOCK: 4 * P})
+    for _ in range(3):
+        mmap(task, 0, 4 * P, RW, PRIVATE)
+    assert task.mm.locked_vm == 0
+    vma = task.mm.all_vmas()[0]
+    assert vma.vm_flags & VM_SYNC
+    assert "lo" not in vm_flags_letters(vma.vm_flags).split()
+
+
+def test_contig_charges_task_and_user_until_the_pages_go(make_task):
+    task = make_task("contig", {RLIMIT_MEMLOCK: 6 * P}, uid=1000)
+    addr = mmap(task, 0, 4 * P, RW, PRIVATE)
+    contig = task.mm.config.contig
+    assert (task.mm.locked_vm, task.mm.pinned_vm, contig.user_pages[1000]) == (4, 4, 4)
+    assert refusal(mmap, task, 0, 4 * P, RW, PRIVATE) == (EAGAIN, Reason.MEMLOCK_LIMIT)
+    munmap(task, addr + P, P)
+    assert (task.mm.locked_vm, task.mm.pinned_vm, contig.user_pages[1000]) == (3, 3, 3)
+    contig.user_limit_pages = 4
+    other = make_task("contig", MEMLOCK, uid=1000)
+    assert refusal(mmap, other, 0, 2 * P, RW, PRIVATE) == (EAGAIN, Reason.CONTIG_USER_LIMIT)
+
+
+@pytest.mark.parametrize("profile", ["contig", "rfc2017"])
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
+def test_more_than_the_largest_order_is_refused_by_name(make_task, profile):
+    task = make_task(profile, MEMLOCK)
+    wanted = (ENOMEM, Reason.CONTIG_ABOVE_MAX_ORDER)
+    assert refusal(mmap, task, 0, (4 << 20) + P, RW, PRIVATE) == wanted
+
+
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
+@pytest.mark.parametrize(("profile", "left"), [("contig", 1), ("rfc2017", 0)])
+def test_a_failed_fixed_mapping_leaves_the_old_one_only_in_contig(make_task, profile, left):
+    task = make_task(profile, MEMLOCK)
+    mmap(task, B, 8 << 20, RW, 0x32)
+    assert refusal(mmap, task, B, 8 << 20, RW, 0x10 | PRIVATE)[0] == ENOMEM
+    assert task.mm.map_count == left
+
+
+def test_split_pieces_find_each_other_again(make_task):
+    task = make_task("contig", MEMLOCK)
+    addr = mmap(task, 0, 8 * P, RW, PRIVATE)
+    mprotect(task, addr + 2 * P, P, 1)
+    assert task.mm.map_count == 3
+    mprotect(task, addr + 2 * P, P, RW)
+    assert task.mm.map_count == 1
+    mmap(task, 0, 8 * P, RW, PRIVATE)
+    assert task.mm.map_count == 2, "another run, however close"
+
+
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
+def test_the_upper_piece_of_a_split_run_keeps_its_own_frames(make_task):
+    task = make_task("contig", MEMLOCK)
+    addr = mmap(task, 0, 8 * P, 0, PRIVATE)  # no access: nothing is mapped yet
+    mprotect(task, addr + 4 * P, 4 * P, RW)
+    touch_write(task, addr + 4 * P, 4)
+    mprotect(task, addr, 4 * P, RW)
+    touch_write(task, addr, 4)
+    frames = pfns(task, addr, 8)
+    assert frames == list(range(frames[0], frames[0] + 8))
+
+
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
+def test_the_rfc_maps_the_lower_piece_twice(make_task):
+    task = make_task("rfc2017", MEMLOCK)
+    addr = mmap(task, 0, 8 * P, 0, PRIVATE)
+    mprotect(task, addr + 4 * P, 4 * P, RW)
+    touch_write(task, addr + 4 * P, 4, value=70)
+    mprotect(task, addr, 4 * P, RW)
+    touch_write(task, addr, 4, value=10)
+    assert touch_read(task, addr + 4 * P) == (1, 10), "the other piece's byte shows through"
+
+
+@pytest.mark.parametrize("advice", [4, 8, 9, 20, 21, 24, 102])
+def test_contig_keeps_its_pages_whatever_is_advised(make_task, advice):
+    task = make_task("contig", MEMLOCK)
+    addr = mmap(task, 0, 4 * P, RW, PRIVATE)
+    assert refusal(madvise, task, addr, P, advice)[0] == EINVAL
+
+
+def test_a_run_never_grows(make_task):
+    task = make_task("contig", MEMLOCK)
+    addr = mmap(task, 0, 4 * P, RW, PRIVATE)
+    wanted = (EFAULT, Reason.MAPPING_MAY_NOT_EXPAND)
+    assert refusal(mremap, task, addr, 4 * P, 5 * P, 1) == wanted
+
+
+@pytest.mark.parametrize("flag", [0x4_0000, 0x100, 0x4000])
+def test_contradictory_flags(make_task, flag):
+    task = make_task("contig", MEMLOCK)
+    wanted = (EINVAL, Reason.CONTIG_CONTRADICTORY_FLAGS)
+    assert refusal(mmap, task, 0, 2 << 20, RW, PRIVATE | flag) == wanted

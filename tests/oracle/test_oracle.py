@@ -1,0 +1,82 @@
+"""Is it Linux? A slice of the recorded programs, operation by operation.
+
+On the page-at-a-time model everything agrees but what is named here: that is the system calls. On
+the real core each class has a floor, which only rises.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from contigmm.validate.oracle import run_program
+from contigmm.validate.oracle_compare import first_difference
+from contigmm.validate.oracle_files import read_programs, run_line
+
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = Path(os.environ.get("CONTIGMM_ORACLE", ROOT.parent / "shared/oracle/data/dev"))
+sys.path.insert(0, str(ROOT / "tests/mm"))
+
+#: Programs that part on the model, and why (docs/fidelity.md).
+KNOWN = {
+    "basic-326-mremap-vdso": "it reads the code of the vDSO",
+    "dev-file-backed-409": "read-ahead left a page unmapped",
+}
+CLASSES = [
+    "basic", "file-backed", "fork-cow", "growsdown-stack", "limits", "locking", "madvise-heavy",
+    "mremap-heavy", "random-hintless", "random-small",
+]  # fmt: skip
+#: Per cent of a class's programs that agree in everything on the core.
+FLOORS = {"basic": 97.5, "madvise-heavy": 95, "file-backed": 97, "random-hintless": 98}
+
+
+def programs(kind: str) -> list[str]:
+    """All of basic, a hundred of each other class, spread over the file."""
+    path = CORPUS / f"{kind}.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"the oracle's corpus is not at {CORPUS}; CONTIGMM_ORACLE may name it")
+    lines = list(read_programs(path))
+    return lines if kind == "basic" else lines[:: max(1, len(lines) // 100)]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_system_calls_agree_with_the_kernel(kind):
+    from page_model import ModelIndex, ModelMemory
+
+    parted = []
+    for line in programs(kind):
+        program = json.loads(line)
+        memory = ModelMemory(thp=program["setup"]["env"]["thp"])
+        difference = first_difference(program, run_program(program, memory, ModelIndex))
+        if difference and program["id"] not in KNOWN:
+            parted.append(difference)
+    assert not parted
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_core_agrees_with_the_kernel(kind):
+    lines = programs(kind)
+    parted = [difference for line in lines if (difference := run_line(line)[2])]
+    agreement = 100 * (1 - len(parted) / len(lines))
+    assert agreement >= FLOORS.get(kind, 99), parted[:10]
+
+
+def test_a_program_without_its_truth_still_runs():
+    line = programs("basic")[100]
+    program = json.loads(line)
+    with_truth = run_line(line)
+    for key in ("truth", "final"):
+        del program[key]
+    without = run_line(json.dumps(program))
+    assert without[1] == with_truth[1]
+    assert without[2] is None
+
+
+def test_a_wrong_answer_is_noticed():
+    program = json.loads(programs("basic")[0])
+    result = json.loads(run_line(json.dumps(program))[1])
+    assert first_difference(program, result) == ""
+    result["truth"][0] = {"ret": 1}
+    assert "operation 0" in first_difference(program, result)
