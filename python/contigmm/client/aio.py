@@ -161,6 +161,15 @@ class Machine:
         exchange = exchanges.run_batch(self.name, self.client.new_request_id(), ops)
         return await self.client.call(exchange)
 
+    async def execute_columns(self, columns: batch_pb2.Columns) -> batch_pb2.ColumnAnswers:
+        """Carry out operations given as columns: see ``Columns`` of the protos.
+
+        Raises:
+            ServiceError: As :meth:`execute`.
+        """
+        exchange = exchanges.run_columns(self.name, self.client.new_request_id(), columns)
+        return await self.client.call(exchange)
+
     async def run(self, operation: Operation) -> Answer:
         """Carry out one operation."""
         return (await self.execute([operation]))[0]

@@ -296,6 +296,14 @@ def run_batch(machine: str, request_id: str, ops: batch_pb2.Batch) -> Exchange[l
     return Exchange("RunBatch", request, lambda response: wire.answers(response.answers.answers))
 
 
+def run_columns(
+    machine: str, request_id: str, ops: batch_pb2.Columns
+) -> Exchange[batch_pb2.ColumnAnswers]:
+    """One batch in columns."""
+    request = batch_pb2.RunColumnsRequest(machine=machine, columns=ops, request_id=request_id)
+    return Exchange("RunColumns", request, lambda response: response.answers)
+
+
 # ---- machines ----
 
 

@@ -151,6 +151,15 @@ class Machine:
         ops = exchanges.batch(operations, stop_on_refusal=stop_on_refusal)
         return self.client.call(exchanges.run_batch(self.name, self.client.new_request_id(), ops))
 
+    def execute_columns(self, columns: batch_pb2.Columns) -> batch_pb2.ColumnAnswers:
+        """Carry out operations given as columns: see ``Columns`` of the protos.
+
+        Raises:
+            ServiceError: As :meth:`execute`.
+        """
+        exchange = exchanges.run_columns(self.name, self.client.new_request_id(), columns)
+        return self.client.call(exchange)
+
     def run(self, operation: Operation) -> Answer:
         """Carry out one operation."""
         return self.execute([operation])[0]

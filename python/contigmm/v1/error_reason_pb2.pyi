@@ -60,6 +60,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the server is shutting down."""
     ERROR_REASON_MACHINE_STOPPED: _ErrorReason.ValueType  # 18
     """INTERNAL: an operation was left half done; the machine answers no more."""
+    ERROR_REASON_UNREADABLE_MESSAGE: _ErrorReason.ValueType  # 19
+    """INVALID_ARGUMENT: the request's bytes are no message."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo in a failed call's status details (domain "contigmm"), without
@@ -104,4 +106,6 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 17
 """UNAVAILABLE: the server is shutting down."""
 ERROR_REASON_MACHINE_STOPPED: ErrorReason.ValueType  # 18
 """INTERNAL: an operation was left half done; the machine answers no more."""
+ERROR_REASON_UNREADABLE_MESSAGE: ErrorReason.ValueType  # 19
+"""INVALID_ARGUMENT: the request's bytes are no message."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

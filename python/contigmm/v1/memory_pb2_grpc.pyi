@@ -5,7 +5,7 @@ Memory system calls, one RPC each: for people and for debugging. Load uses Batch
 
 Every mutating request carries a `request_id`: the same id with the same body gives the first answer
 again, with another body INVALID_ARGUMENT. A machine remembers the last 65,536 ids, or 64 MiB of
-answers. An empty id is not remembered.
+requests and answers. An empty id is not remembered.
 """
 
 from collections import abc as _abc

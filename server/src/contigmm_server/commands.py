@@ -37,12 +37,12 @@ class CommandQueue:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._busy = False
         self.depth_max = 0
-        """Most commands that ever waited or ran at once."""
+        """Most commands that ever waited at once."""
 
     @property
     def depth(self) -> int:
-        """Commands waiting or running."""
-        return len(self._waiting) + self._busy
+        """Commands that wait for their turn."""
+        return len(self._waiting)
 
     async def run(self, work: Callable[[], T], *, cost_us: float) -> T:
         """Run ``work`` when its turn comes, at once if the machine is idle.

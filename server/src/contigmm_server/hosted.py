@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from contigmm.sim.machine import Machine, NoSuchProcessError
 from contigmm.sim.table import Entry
@@ -19,7 +19,7 @@ from contigmm_server.failures import ErrorReason, ServiceError, not_found
 from contigmm_server.lifetimes import Lifetime, Lifetimes
 from contigmm_server.limits import Limits
 from contigmm_server.names import process_name
-from contigmm_server.replies import Identified, Replies
+from contigmm_server.replies import Replies
 from contigmm_server.sessions import Sessions
 
 log = logging.getLogger("contigmm_server")
@@ -81,7 +81,7 @@ class HostedMachine:
         return answer
 
     async def answer_once(
-        self, request: Identified, kind: type[R], work: Callable[[], R], *, cost_us: float
+        self, request: Any, kind: type[R], work: Callable[[], R], *, cost_us: float
     ) -> R:
         """Give the answer of ``work``, or, for a request id seen before, the first answer again.
 

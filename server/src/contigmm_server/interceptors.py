@@ -7,8 +7,9 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 from contigmm.sim.machine import MachineStoppedError
+from google.protobuf.message import DecodeError
 
-from contigmm_server.failures import ErrorReason, ServiceError, status
+from contigmm_server.failures import ErrorReason, ServiceError, invalid, status
 
 log = logging.getLogger("contigmm_server")
 
@@ -34,19 +35,22 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         method: str = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if not handler:  # no such method: grpc answers UNIMPLEMENTED
-                return handler
-            wrapped = self._wrapped[method] = _wrap(handler)
+            wrapped = _wrap(await continuation(handler_call_details))
+            if wrapped is not None:  # else grpc answers UNIMPLEMENTED
+                self._wrapped[method] = wrapped
         return wrapped
 
 
-def _wrap(handler: Any) -> Handler:
+def _wrap(handler: Any) -> Any:
+    if handler is None:
+        return None
     if handler.response_streaming:
         inner_stream = handler.stream_stream or handler.unary_stream
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
+                if request.__class__ is DecodeError:
+                    raise _unreadable(request)
                 async for response in inner_stream(request, context):
                     yield response
             except ServiceError as error:
@@ -55,13 +59,15 @@ def _wrap(handler: Any) -> Handler:
                 await _abort(context, _stopped(error))
 
         return _MAKERS[handler.request_streaming, True](
-            stream, handler.request_deserializer, handler.response_serializer
+            stream, _parser(handler), handler.response_serializer
         )
 
     inner = handler.stream_unary or handler.unary_unary
 
     async def call(request: Any, context: Context) -> Any:
         try:
+            if request.__class__ is DecodeError:
+                raise _unreadable(request)
             return await inner(request, context)
         except ServiceError as error:
             await _abort(context, error)
@@ -69,8 +75,29 @@ def _wrap(handler: Any) -> Handler:
             await _abort(context, _stopped(error))
 
     return _MAKERS[handler.request_streaming, False](
-        call, handler.request_deserializer, handler.response_serializer
+        call, _parser(handler), handler.response_serializer
     )
+
+
+def _parser(handler: Any) -> Callable[[bytes], Any]:
+    """The method's deserializer, but bytes that are no message are for the method to refuse.
+
+    grpc would log a traceback and answer UNKNOWN. One unreadable message of many becomes an empty
+    one, which no streaming method takes.
+    """
+    parse = handler.request_deserializer
+
+    def parse_or_tell(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError as error:
+            return parse(b"") if handler.request_streaming else error
+
+    return parse_or_tell
+
+
+def _unreadable(error: DecodeError) -> ServiceError:
+    return invalid(ErrorReason.ERROR_REASON_UNREADABLE_MESSAGE, str(error))
 
 
 _MAKERS: dict[tuple[bool, bool], Callable[..., Handler]] = {

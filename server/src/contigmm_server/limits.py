@@ -32,7 +32,7 @@ class Limits:
     replies: int = 65_536
     """Request ids that a machine remembers."""
     reply_bytes: int = 64 * MIB
-    """Answers kept for them."""
+    """Requests and answers kept for them, as on the wire."""
     sessions: int = 1024
     """Sessions without a stream that a machine remembers."""
     session_kept_operations: int = 4 * 4096

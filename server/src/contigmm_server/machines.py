@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from contigmm.sim.machine import Machine
 from contigmm.sim.snapshot import SnapshotError
@@ -20,7 +20,6 @@ from contigmm_server.failures import ErrorReason, invalid
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.limits import CHUNK_BYTES
 from contigmm_server.registry import Registry
-from contigmm_server.replies import Identified
 
 _LONG_US: Final = 1e9  # never on the event loop
 _VIEW_US: Final = 50.0
@@ -136,7 +135,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
         return await loop.run_in_executor(self._registry.executor, work)
 
     async def _answer_once(
-        self, request: Identified, kind: type[R], make: Callable[[], Awaitable[R]]
+        self, request: Any, kind: type[R], make: Callable[[], Awaitable[R]]
     ) -> R:
         """As ``HostedMachine.answer_once``, for what concerns no one machine."""
         async with self._registry.answering(request):

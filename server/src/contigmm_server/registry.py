@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 from contigmm.sim.machine import Machine
@@ -15,7 +15,7 @@ from contigmm_server.failures import ErrorReason, ServiceError, exhausted, not_f
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.limits import Limits
 from contigmm_server.names import machine_name, split_process
-from contigmm_server.replies import Identified, Replies
+from contigmm_server.replies import Replies
 
 THREADS: Final = 16
 
@@ -121,7 +121,7 @@ class Registry:
     # ---- request ids of what concerns no one machine ----
 
     @asynccontextmanager
-    async def answering(self, request: Identified) -> AsyncIterator[None]:
+    async def answering(self, request: Any) -> AsyncIterator[None]:
         """Let requests with one id pass one after the other."""
         while request.request_id in self._replying:
             await self._replying[request.request_id].wait()
@@ -135,11 +135,11 @@ class Registry:
             del self._replying[request.request_id]
             done.set()
 
-    def recall(self, request: Identified, kind: type[R]) -> R | None:
+    def recall(self, request: Any, kind: type[R]) -> R | None:
         """The first answer to this request, if it had one: see ``Replies.recall``."""
         return self._replies.recall(request, kind) if request.request_id else None
 
-    def keep(self, request: Identified, response: Message) -> None:
+    def keep(self, request: Any, response: Message) -> None:
         """Remember an answer: see ``Replies.keep``."""
         if request.request_id:
             self._replies.keep(request, response)

@@ -1,0 +1,1 @@
+"""Speed, measured beside peers: the core, the library, the service."""

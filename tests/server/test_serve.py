@@ -1,0 +1,116 @@
+"""``contigmm serve`` as an operating-system process: how it starts, is found, and ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from asking import ANON, PAGE, RW
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from contigmm.client import connect
+from contigmm.client.failures import ServiceError
+from contigmm.sim.operation import Call, Operation
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and the address that it prints."""
+    command = [sys.executable, "-m", "contigmm_server.main", "--listen", "127.0.0.1:0", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("listening on "), process.stderr and process.stderr.read()
+        yield process, line.split()[-1]
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def test_a_server_boots_its_machine_serves_and_ends_at_sigterm():
+    with serving("--machine", "spec:small", "--seed", "3") as (process, address):
+        with connect(address) as client:
+            machine = client.machine("default")
+            assert machine.seed == 3
+            child = machine.spawn("x")
+            assert child.mmap(0, PAGE, RW, ANON) % PAGE == 0
+            stream = machine.stream()
+            (answer,) = stream.execute([Operation(Call.FORK, child.id)])
+            assert answer.ok
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(ServiceError) as ended:
+                stream.receive()
+            assert ended.value.code is grpc.StatusCode.UNAVAILABLE
+            assert ended.value.reason == "SHUTTING_DOWN"
+        assert process.wait(timeout=10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_the_machine_is_what_its_seed_and_profile_say():
+    arguments = ("--machine", "spec:small", "--profile", "linux", "--clock", "manual")
+    with serving(*arguments) as (_, address), connect(address) as client:
+        info = client.machine("default").info()
+    assert (info.profile, info.clock, info.seed) == ("linux", "manual", 0)
+
+
+def test_health_and_reflection_are_there():
+    with serving() as (_, address), grpc.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "contigmm.v1.MemoryService"):
+            status = health.Check(health_pb2.HealthCheckRequest(service=name)).status
+            assert status == health_pb2.HealthCheckResponse.SERVING
+        ask = reflection_pb2.ServerReflectionRequest(list_services="")
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (answer,) = stub.ServerReflectionInfo(iter([ask]))
+        names = {service.name for service in answer.list_services_response.service}
+        assert "contigmm.v1.BatchService" in names
+        assert "grpc.health.v1.Health" in names
+
+
+def test_a_unix_socket_will_do(tmp_path: Path):
+    path = tmp_path / "socket"
+    with serving("--listen", f"unix:{path}", "--machine", "spec:small") as (_, address):
+        assert address == f"unix:{path}"
+        with connect(address) as client:
+            assert [machine.name for machine in client.machines()] == ["machines/default"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--machine", "spec:nothing"], "contigmm serve: "),
+        (["--machine", "file:/nowhere"], "contigmm serve: "),
+        (["--listen", "256.0.0.1:1"], "contigmm serve: cannot listen on 256.0.0.1:1"),
+        (["--clock", "wall"], "invalid choice"),
+    ],
+)
+def test_what_cannot_be_served_is_one_sentence_and_exit_status_2(arguments, sentence):
+    command = [sys.executable, "-m", "contigmm_server.main", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 2
+    assert sentence in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_a_client_without_grpc_says_what_to_install():
+    code = (
+        "import sys\n"
+        "for name in ('grpc', 'google'): sys.modules[name] = None\n"
+        "import contigmm.client\n"
+        "try: contigmm.client.connect('x')\n"
+        "except ImportError as error: print(error)\n"
+    )
+    environment = {**os.environ}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert "pip install 'contigmm[grpc]'" in ran.stdout
