@@ -198,7 +198,7 @@ pub(crate) struct Owners {
     pub runs: ContigRuns,
     pub wild: Wild,
     pub stat: UserStat,
-    /// `my_zero_pfn()`.
+    /// `my_zero_pfn()`, or [`Pfn::NONE`] until it is needed.
     pub zero_pfn: Pfn,
     /// Frames in hand during a bulk call; empty between calls.
     pub scratch: Vec<Pfn>,
@@ -218,7 +218,7 @@ impl Default for Owners {
             runs: ContigRuns::default(),
             wild: Wild::default(),
             stat: UserStat::default(),
-            zero_pfn: Pfn(0),
+            zero_pfn: Pfn::NONE,
             scratch: Vec::new(),
             munlocked: Vec::new(),
         }
@@ -335,14 +335,29 @@ impl Memory {
         &self.owners.stat
     }
 
-    /// The frame that reads of untouched anonymous memory see.
-    pub const fn zero_pfn(&self) -> Pfn {
-        self.owners.zero_pfn
+    /// The frame that reads of untouched anonymous memory see; none until one was read.
+    pub fn zero_pfn(&self) -> Option<Pfn> {
+        Some(self.owners.zero_pfn).filter(|&pfn| pfn != Pfn::NONE)
     }
 
-    /// Says which frame is the zero page.
-    pub const fn set_zero_pfn(&mut self, pfn: Pfn) {
-        self.owners.zero_pfn = pfn;
+    /// `my_zero_pfn()`: the captured zero page, else a frame of the kernel's image, else, where there
+    /// is neither, a frame of its own.
+    pub(crate) fn zero_frame(&mut self, cpu: Cpu) -> Result<Pfn, AllocError> {
+        if let Some(pfn) = self.zero_pfn() {
+            return Ok(pfn);
+        }
+        let first = |class| {
+            self.map
+                .blocks()
+                .find(|head| head.class == class)
+                .map(|head| head.pfn)
+        };
+        let found = first(PageClass::ZeroPage).or_else(|| first(PageClass::Reserved));
+        self.owners.zero_pfn = match found {
+            Some(pfn) => pfn,
+            None => self.alloc_class(cpu, Gfp::KERNEL, Order::ZERO, None, PageClass::ZeroPage)?,
+        };
+        Ok(self.owners.zero_pfn)
     }
 
     /// Gives an address space frames that its page tables are in already: they were captured.

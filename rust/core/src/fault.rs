@@ -324,7 +324,10 @@ impl Memory {
             return Err(Cause::RunPageAbsent);
         }
         if !write {
-            return Ok(Pte::present(self.owners.zero_pfn, Pte::ZERO | Pte::YOUNG));
+            return Ok(Pte::present(
+                self.zero_frame(f.cpu)?,
+                Pte::ZERO | Pte::YOUNG,
+            ));
         }
         let written = if f.vma.has(vm_flags::WRITE) {
             f.written()
@@ -379,6 +382,8 @@ impl Memory {
         let copy_ns = u64::from(self.clock.costs.copy_ns);
         self.clock.charge(f.cpu, copy_ns);
         self.owners.count_rss(f.mm, kind, -1);
+        // Out of the table first, as whether the old frame stays locked is looked up there.
+        *self.owners.pte_mut(f.mm, vpn) = Pte::NONE;
         self.drop_mapping(f.mm, f.cpu, vpn, old);
         Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | f.written()))
     }

@@ -32,6 +32,7 @@ mod rmap;
 pub mod slowpath;
 pub mod smaps;
 pub mod snapshot;
+mod snapshot_owners;
 pub mod units;
 pub mod vma_index;
 pub mod vmstat;

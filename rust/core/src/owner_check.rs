@@ -1,6 +1,6 @@
 //! The books of frames and address spaces against each other: part of `Memory::check`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::address_space::{MmId, RssKind, UserStat, rss_kind};
 use crate::mem_map::{GUP_PIN_COUNTING_BIAS, PageClass, page_flags};
@@ -16,6 +16,8 @@ struct Seen {
     frames: BTreeMap<u32, (u32, bool)>,
     files: BTreeMap<(FileId, MmId, i64), u32>,
     wild: u64,
+    /// Frames that page tables are in.
+    tables: BTreeSet<Pfn>,
 }
 
 macro_rules! ensure {
@@ -44,21 +46,59 @@ impl Memory {
         self.check_mapped_frames(&seen)?;
         self.check_cache(&seen)?;
         self.check_sharers()?;
+        self.check_contents()?;
         self.check_runs()
+    }
+
+    /// Every table is in a frame of its own.
+    fn check_tables(&self, mm: MmId, seen: &mut Seen) -> Result<(), String> {
+        let space = self.owners.space(mm);
+        let tables = &self.owners.tables;
+        let below = space.pgd.map(|pgd| tables.below(pgd)).unwrap_or_default();
+        for level in 0..3 {
+            let found = below.iter().filter(|table| table.level == level).count();
+            let counted = space.tables[level as usize];
+            ensure!(
+                counted as usize == found,
+                "{mm:?} counts {counted} tables of {found}"
+            );
+        }
+        let pgd = space.pgd.map(|pgd| tables.dir_pfn(pgd));
+        let frames = below.iter().map(|table| table.pfn).chain(pgd);
+        for pfn in frames.chain(space.table_stock.iter().copied()) {
+            let head = self.map.head_at(pfn);
+            let fits =
+                head.is_some_and(|h| h.class == PageClass::Pgtable && h.order == Order::ZERO);
+            ensure!(
+                fits,
+                "a table of {mm:?} is in frame {}, which is {head:?}",
+                pfn.0
+            );
+            ensure!(seen.tables.insert(pfn), "two tables are in frame {}", pfn.0);
+        }
+        Ok(())
+    }
+
+    fn check_contents(&self) -> Result<(), String> {
+        let flagged = |pfn: u32| self.map.flags(Pfn(pfn)) & page_flags::HAS_CONTENT != 0;
+        for (pfn, ..) in self.owners.contents.entries() {
+            ensure!(
+                flagged(pfn),
+                "frame {pfn} has a content that it does not know of"
+            );
+        }
+        let nr = (0..self.map.nr_frames())
+            .filter(|&pfn| flagged(pfn))
+            .count();
+        let kept = self.owners.contents.len();
+        ensure!(nr == kept, "{nr} frames have a content, {kept} are kept");
+        Ok(())
     }
 
     fn check_space(&self, mm: MmId, seen: &mut Seen) -> Result<(), String> {
         let mut rss = [0_u64; 3];
-        let mut leaves = 0;
         for span in self.spans(mm, 0, USER_PAGES) {
             let leaf = self.owners.tables.leaf(span.leaf);
-            leaves += 1;
-            let class = self.map.class(leaf.pfn);
-            ensure!(
-                class == PageClass::Pgtable,
-                "table in frame {} of class {class:?}",
-                leaf.pfn.0
-            );
             for (vpn, &pte) in (span.vpn..)
                 .zip(leaf.ptes.iter())
                 .filter(|(_, pte)| pte.is_present())
@@ -83,11 +123,7 @@ impl Memory {
             "{mm:?} counts {:?} pages, has {rss:?}",
             space.rss
         );
-        ensure!(
-            space.tables[0] == leaves,
-            "{mm:?} counts {:?} tables, has {leaves}",
-            space.tables
-        );
+        self.check_tables(mm, seen)?;
         Ok(())
     }
 

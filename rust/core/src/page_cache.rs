@@ -62,7 +62,7 @@ pub(crate) struct File {
 }
 
 impl File {
-    fn new(spec: FileSpec) -> Self {
+    pub fn new(spec: FileSpec) -> Self {
         Self {
             kind: spec.kind,
             size: spec.size,

@@ -148,6 +148,19 @@ pub(crate) struct LeafId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DirId(u32);
 
+/// A table and where it hangs, for snapshots and checks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table {
+    /// Levels above the leaves; 0 is a leaf.
+    pub level: u32,
+    /// First virtual page that it covers.
+    pub vpn: u64,
+    /// Its frame.
+    pub pfn: Pfn,
+    /// The leaf, if it is one.
+    pub leaf: Option<LeafId>,
+}
+
 /// A part of a leaf that lies in a range of virtual pages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
@@ -307,6 +320,58 @@ impl Tables {
             }
         }
         None
+    }
+
+    /// Every table below a PGD, each before what hangs in it, ascending.
+    pub fn below(&self, pgd: DirId) -> Vec<Table> {
+        let mut tables = Vec::new();
+        self.add_below_of(pgd, UPPER_LEVELS, 0, &mut tables);
+        tables
+    }
+
+    fn add_below_of(&self, dir: DirId, level: u32, vpn: u64, tables: &mut Vec<Table>) {
+        for slot in 0..PTRS_PER_TABLE {
+            let Some(id) = self.slot(dir, slot_of(slot, 0)) else {
+                continue;
+            };
+            let vpn = vpn + (slot << (level * TABLE_SHIFT));
+            let level = level - 1;
+            if level == 0 {
+                let leaf = Some(LeafId(id));
+                let pfn = self.leaf(LeafId(id)).pfn;
+                tables.push(Table {
+                    level,
+                    vpn,
+                    pfn,
+                    leaf,
+                });
+            } else {
+                let pfn = self.dir_pfn(DirId(id));
+                tables.push(Table {
+                    level,
+                    vpn,
+                    pfn,
+                    leaf: None,
+                });
+                self.add_below_of(DirId(id), level, vpn, tables);
+            }
+        }
+    }
+
+    /// Hangs a new, empty table below a PGD, and tells its number; nothing if its place is taken or
+    /// the table above is not there.
+    pub fn add_below(&mut self, pgd: DirId, table: &Table) -> Option<u32> {
+        let upper = self.dir_of(pgd, table.vpn, table.level + 1)?;
+        let slot = slot_of(table.vpn, table.level + 1);
+        if self.slot(upper, slot).is_some() {
+            return None;
+        }
+        let id = match table.level {
+            0 => self.new_leaf(table.pfn).0,
+            _ => self.new_dir(table.pfn).0,
+        };
+        self.dirs[upper.0 as usize].slots[slot] = id + 1;
+        Some(id)
     }
 
     /// Takes apart what covers `addr..end` and nothing else, as far as `floor` and `ceiling` say that

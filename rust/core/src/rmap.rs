@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::address_space::MmId;
+use crate::codec::{Reader, SnapshotError, Writer};
 use crate::mem_map::{MemMap, page_flags};
 use crate::units::Pfn;
 
@@ -57,11 +58,10 @@ impl Sharers {
     /// The members of an id.
     pub fn members(&self, id: SharersId) -> Vec<MmId> {
         if id.is_set() {
-            self.sets[(id.0 & !SET) as usize]
-                .members
-                .iter()
-                .map(|&mm| MmId(mm))
-                .collect()
+            // A damaged snapshot may name a set that is not there; the checker then finds it empty.
+            let set = self.sets.get((id.0 & !SET) as usize);
+            let members = set.map_or(&[][..], |set| &set.members);
+            members.iter().map(|&mm| MmId(mm)).collect()
         } else {
             vec![MmId(id.0)]
         }
@@ -346,5 +346,62 @@ impl Rmap {
         if let Some(chain) = self.chains.remove(&from.0) {
             self.chains.insert(to.0, chain);
         }
+    }
+
+    pub fn encode(&self, writer: &mut Writer) {
+        let Sharers { sets, free, .. } = &self.sharers;
+        writer.size(sets.len());
+        for set in sets {
+            writer.sequence(set.members.iter().copied());
+            writer.number(set.frames);
+        }
+        writer.sequence(free.iter().copied());
+        writer.size(self.chains.len());
+        for (&pfn, chain) in &self.chains {
+            writer.number(pfn);
+            writer.size(chain.len());
+            for (mm, vpn) in chain {
+                writer.number(mm.0);
+                writer.number(*vpn);
+            }
+        }
+    }
+
+    pub fn decode(&mut self, reader: &mut Reader<'_>) -> Result<(), SnapshotError> {
+        let malformed = || SnapshotError::new("its sets of sharers are malformed");
+        let Sharers {
+            sets, free, ids, ..
+        } = &mut self.sharers;
+        for slot in 0..u32::try_from(reader.length()?).map_err(|_| malformed())? {
+            let members = reader.sequence()?.into_boxed_slice();
+            let set = Set {
+                members,
+                frames: reader.number()?,
+            };
+            let live = !set.members.is_empty();
+            let sound = set.members.len() > 1 && set.members.is_sorted_by(|a, b| a < b);
+            if live && (!sound || ids.insert(set.members.clone(), slot).is_some()) {
+                return Err(malformed());
+            }
+            sets.push(set);
+        }
+        *free = reader.sequence()?;
+        let mut dead = free.clone();
+        dead.sort_unstable();
+        let empty = (0..).zip(sets).filter(|(_, set)| set.members.is_empty());
+        if !dead.into_iter().eq(empty.map(|(slot, _)| slot)) {
+            return Err(malformed());
+        }
+        for _ in 0..reader.length()? {
+            let pfn = reader.number()?;
+            let mut chain = Vec::new();
+            for _ in 0..reader.length()? {
+                chain.push((MmId(reader.number()?), reader.number()?));
+            }
+            if chain.is_empty() || self.chains.insert(pfn, chain).is_some() {
+                return Err(SnapshotError::new("a chain of mappings is malformed"));
+            }
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,8 @@
 //! 1. the description the machine was booted from, as JSON;
 //! 2. clocks and counters;
 //! 3. zones: marks, flags, lists of free blocks and per-CPU lists, in list order;
-//! 4. pageblock types and blocks, run-length coded; then flags, counts and owners of used frames.
+//! 4. pageblock types and blocks, run-length coded; then flags, counts and owners of used frames;
+//! 5. who uses them: address spaces with their page tables, sharers, files, contents, runs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use crate::address_space::Owners;
 use crate::boot::BootSpec;
 use crate::codec::{Reader, SnapshotError, Writer};
 use crate::free_area::Side;
@@ -90,6 +92,7 @@ impl Memory {
             encode_zone(&mut writer, &self.map, zone);
         }
         encode_map(&mut writer, &self.map);
+        self.owners.encode(&mut writer);
         writer.into_bytes()
     }
 
@@ -116,6 +119,7 @@ impl Memory {
         for (zone, lists) in memory.zones.iter_mut().zip(&lists) {
             link_lists(&mut map, zone, lists)?;
         }
+        memory.owners = Owners::decode(&mut reader, map.nr_frames())?;
         memory.map = map;
         if !reader.is_at_end() {
             return Err(SnapshotError::new("it goes on after its end"));
