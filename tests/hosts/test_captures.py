@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contigmm import open_machine
 from contigmm.description import (
     NO_OWNER,
     MachineDescription,
@@ -149,3 +150,22 @@ def test_the_bytes_of_a_capture_are_a_description():
     assert again.digest() == described.digest()
     assert any("pagetypeinfo" in sentence for sentence in again.known)
     assert any("per-CPU" in sentence for sentence in again.drawn)
+
+
+@pytest.mark.parametrize("path", CAPTURES[::13], ids=lambda path: path.name[:8])
+def test_the_booted_machine_is_the_captured_one(path):
+    decode, sf = decoder()
+    snap = sf.Snapshot(str(path))
+    machine = open_machine(f"file:{path}", seed=1)
+    machine.check()
+    rebuilt = by_name(decode.free_by_zone(snap))
+    mine = machine.buddyinfo()
+    assert {zone: mine[zone] for zone in rebuilt} == rebuilt
+    with machine.held() as memory:
+        counts = memory.class_counts().astype(int)
+    counts[:, PageClass.KERNEL] += counts[:, PageClass.PCP]
+    for pfn, mix in decode.pageblocks(snap):
+        row = counts[pfn >> 9]
+        assert dict(mix) == {
+            name: row[kind] for kind, name in enumerate(sf.CLASSES) if row[kind]
+        }, f"pageblock at frame {pfn}"

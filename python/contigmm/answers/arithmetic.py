@@ -27,8 +27,8 @@ def zone_lines(memory: Memory, request: Request) -> list[str]:
             continue
         protection = zone["protection"]
         reserve = protection[request.highest_zone] if protection else 0
-        mark = zone["watermark_min"] + zone["watermark_boost"]
-        spare = zone["free"] - (1 << request.order) + 1 - mark - reserve
+        mark, boost = zone["watermark_min"], zone["watermark_boost"]
+        spare = zone["free"] - (1 << request.order) + 1 - mark - boost - reserve
         on_lists = sum(pcp[0] for pcp in zone["pcp"])
         order = min(request.order, MAX_PAGE_ORDER)
         blocks = suitable_blocks(counts[number], order)
@@ -37,8 +37,8 @@ def zone_lines(memory: Memory, request: Request) -> list[str]:
         verdict = "passes" if spare > 0 else "is below its mark"
         lines.append(
             f"zone {zone['node']}/{zone['name']} {verdict}: {zone['free']:,} frames free "
-            f"(and {on_lists:,} on per-CPU lists), mark {mark:,} + reserve {reserve:,}; it has "
-            f"{blocks:,} blocks of order {request.order}"
+            f"(and {on_lists:,} on per-CPU lists), mark {mark:,} + boost {boost:,} + reserve "
+            f"{reserve:,}; it has {blocks:,} blocks of order {request.order}"
         )
     return lines
 

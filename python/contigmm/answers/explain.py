@@ -126,9 +126,7 @@ def _refusal(trials: list[Trial], refused: list[Trial]) -> str:
     return refused[0].sentence
 
 
-def _remedies(
-    description: MachineDescription, memory: Memory, request: Request
-) -> tuple[str, ...]:
+def _remedies(description: MachineDescription, memory: Memory, request: Request) -> tuple[str, ...]:
     """Return what could make room, with how much there is of it."""
     totals = memory.class_counts().sum(axis=0, dtype=np.int64)
     movable = int(totals[list(_MOVABLE)].sum())

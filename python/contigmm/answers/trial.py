@@ -51,8 +51,7 @@ def drawn_machines(
 def run_until_refused(memory: Memory, request: Request, *, limit: int | None = None) -> Trial:
     """Ask for the same piece again and again, keeping each, until one is refused."""
     if request.order > MAX_PAGE_ORDER:
-        sentence = f"order {request.order} is above MAX_PAGE_ORDER, {MAX_PAGE_ORDER}"
-        return Trial(0, "order_too_large", sentence)
+        return Trial(0, "order_too_large", _sentence("order_too_large", request))
     count = 0
     while limit is None or count < limit:
         try:
@@ -60,8 +59,20 @@ def run_until_refused(memory: Memory, request: Request, *, limit: int | None = N
         except CoreError as refusal:
             if refusal.errno != _ENOMEM:
                 raise
-            return Trial(count, refusal.cause, str(refusal.strerror))
+            return Trial(count, refusal.cause, _sentence(refusal.cause, request))
     return Trial(count, "", "")
+
+
+def _sentence(cause: str, request: Request) -> str:
+    """Say what a cause of the core means for this request."""
+    sentences = {
+        "order_too_large": f"order {request.order} is above MAX_PAGE_ORDER, {MAX_PAGE_ORDER}",
+        "below_watermark": "every zone that may serve it is at its mark, so reclaim would be tried",
+        "no_block": f"frames are free above the marks, but no block of order {request.order} is in "
+        "a zone that may give it, so compaction would be tried",
+        "out_of_memory": "no zone that may serve it has a free frame",
+    }
+    return sentences.get(cause, cause)
 
 
 def _ask(memory: Memory, request: Request, nr: int) -> int:

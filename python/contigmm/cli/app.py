@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from contigmm.cli import capture, load, serve, validate
+from contigmm.cli import answers, capture, load, serve, validate
 from contigmm.cli.failures import INTERRUPTED, describe
 from contigmm.errors import ContigmmError
 
@@ -60,6 +60,8 @@ app.command(
 app.command("load")(load.load)
 app.command("capture")(capture.capture)
 app.add_typer(validate.app, name="validate")
+app.command("howmany")(answers.howmany)
+app.command("explain")(answers.explain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
