@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from contigmm.abi import (
     EAGAIN,
     EINVAL,
+    ENOMEM,
     EPERM,
     MAP_ANONYMOUS,
     MAP_CONTIG,
@@ -24,6 +25,7 @@ from contigmm.abi import (
     PAGE_SHIFT,
     RLIMIT_MEMLOCK,
 )
+from contigmm.description import MAX_NR_FRAMES
 from contigmm.errors import Reason, SyscallError
 from contigmm.mm.causes import no_memory
 from contigmm.mm.flags import VM_CONTIG, VM_DONTCOPY, VM_DONTEXPAND, VM_LOCKED, VM_SYNC, VmFlags
@@ -153,6 +155,7 @@ class Rfc2017:
             SyscallError: ENOMEM, above MAX_ORDER or no such block.
         """
         memory = task.mm.memory
+        _check_countable(nr)
         try:
             base = memory.rfc_alloc(length_pages=nr, cpu=task.cpu, node=task.node)
         except CoreError as refusal:
@@ -175,6 +178,16 @@ class Rfc2017:
         """dup_mmap() of RFC 1/3: the child's copy is ordinary, but still may not expand."""
         copy.vm_flags = VmFlags(copy.vm_flags & ~VM_SYNC)
         copy.run = None
+
+
+def _check_countable(nr: int) -> None:
+    """Refuse more frames than any machine has: the core counts them in 32 bits.
+
+    Raises:
+        SyscallError: ENOMEM.
+    """
+    if nr > MAX_NR_FRAMES:
+        raise SyscallError(ENOMEM, Reason.CONTIG_ABOVE_MAX_ORDER)
 
 
 _CONTRADICTORY: Final = MAP_HUGETLB | MAP_GROWSDOWN | MAP_NORESERVE
@@ -227,6 +240,7 @@ class Contig:
         held = self.user_pages.get(task.uid, 0)
         if self.user_limit_pages and held + nr > self.user_limit_pages:
             raise SyscallError(EAGAIN, Reason.CONTIG_USER_LIMIT)
+        _check_countable(nr)
         try:
             core_run, base = mm.memory.run_alloc(nr=nr, cpu=task.cpu, node=task.node)
         except CoreError as refusal:
