@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self, TypeVar
@@ -29,6 +30,7 @@ from contigmm.sim.machine import Machine as LibraryMachine
 from contigmm.sim.operation import Call, Operation
 from contigmm.v1 import batch_pb2, machine_pb2, machine_pb2_grpc
 
+SCHEMA: Final = "bench-rpc/1"
 MACHINE: Final = "spec:medium"
 LENGTH: Final = 64 * 1024
 PROT: Final = PROT_READ | PROT_WRITE
@@ -299,10 +301,11 @@ async def _measure(rounds: int) -> list[dict[str, object]]:
             return bench.rows()
 
 
-def results(*, rounds: int = ROUNDS) -> list[dict[str, object]]:
-    """Measure everything; give ``results`` of bench-rpc/1.
+def rpc_report(*, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Measure every way of calling and give the report of schema bench-rpc/1.
 
     Raises:
         RuntimeError: A server did not start.
     """
-    return asyncio.run(_measure(rounds))
+    results = asyncio.run(_measure(rounds))
+    return {"schema": SCHEMA, "contigmm": version("contigmm"), "results": results}

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from contigmm.sim.machine import Machine, NoSuchProcessError
-from contigmm.sim.table import Entry
 from google.protobuf.message import Message
 
+from contigmm.sim.machine import Machine, NoSuchProcessError
 from contigmm.sim.operation import Answer, Call, ExitCause, Operation
+from contigmm.sim.table import Entry
 from contigmm_server import codec
 from contigmm_server.commands import CommandQueue
 from contigmm_server.failures import ErrorReason, ServiceError, not_found

@@ -6,9 +6,9 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
-from contigmm.sim.machine import MachineStoppedError
 from google.protobuf.message import DecodeError
 
+from contigmm.sim.machine import MachineStoppedError
 from contigmm_server.failures import ErrorReason, ServiceError, invalid, status
 
 log = logging.getLogger("contigmm_server")

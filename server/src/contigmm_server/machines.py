@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from contigmm.sim.machine import Machine
-from contigmm.sim.snapshot import SnapshotError
 from google.protobuf.message import Message
 
 import contigmm
 from contigmm.description import MachineDescription
 from contigmm.phys import InvariantError
+from contigmm.sim.machine import Machine
 from contigmm.sim.operation import MAX_OPERATIONS, Operation
+from contigmm.sim.snapshot import SnapshotError
 from contigmm.v1 import machine_pb2 as pb
 from contigmm.v1 import machine_pb2_grpc, operation_pb2
 from contigmm_server import codec, described, paging, uploads

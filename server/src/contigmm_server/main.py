@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from contigmm.sim.machine import Machine
-
 from contigmm.description import MachineDescription
 from contigmm.hosts import describe
+from contigmm.sim.machine import Machine
 from contigmm_server.service import CannotListenError, Service
 
 UNUSABLE: Final = 2

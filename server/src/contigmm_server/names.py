@@ -1,6 +1,7 @@
 """Resource names: machines/M and machines/M/processes/P."""
 
 import re
+from functools import lru_cache
 
 from contigmm_server.failures import ErrorReason, invalid
 
@@ -27,6 +28,7 @@ def process_name(machine: str, process: int) -> str:
     return f"{machine}/processes/{process}"
 
 
+@lru_cache(maxsize=1 << 14)  # a client asks for the same processes again and again
 def split_process(name: str) -> tuple[str, int]:
     """The machine's name and the process's number.
 

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from contigmm.sim.machine import Machine
 
 from contigmm import procfs
 from contigmm.description import PageClass
 from contigmm.mm.task import Task
+from contigmm.sim.machine import Machine
 from contigmm.v1 import view_pb2 as pb
 from contigmm_server.codec import PAGE_SHIFT
 

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
 import grpc
-from contigmm.sim.machine import Machine
 from google.protobuf.message import Message
 
+from contigmm.sim.machine import Machine
 from contigmm_server.failures import ErrorReason, ServiceError, exhausted, not_found, shutting_down
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.limits import Limits
@@ -170,15 +170,16 @@ class Registry:
         if self.draining:
             raise shutting_down()
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Take nothing more on; end streams that wait for their clients."""
         self.draining = True
         for task in tuple(self._streams):
             task.cancel()
         for hosted in self.machines():
             hosted.lifetimes.stop()
-            await hosted.settled()
 
-    def close(self) -> None:
-        """Wait for the threads to end their work."""
+    async def close(self) -> None:
+        """Wait until every end that was ordered has come, and the threads have ended their work."""
+        for hosted in self.machines():
+            await hosted.settled()
         self.executor.shutdown(wait=True)

@@ -90,9 +90,9 @@ class Service:
     async def stop(self, grace_s: float = GRACE_S) -> None:
         """Take nothing more on, let what runs end for ``grace_s`` seconds, then end it."""
         await self.health.enter_graceful_shutdown()
-        await self.registry.drain()
+        self.registry.drain()
         await self.server.stop(grace_s)
-        self.registry.close()
+        await self.registry.close()
 
 
 def _grpc_server(limits: Limits) -> grpc.aio.Server:
