@@ -49,6 +49,20 @@ impl List {
     }
 
     #[inline(always)]
+    fn remove_head<const SHIFT: u32>(&mut self, store: &mut Store<SHIFT>) {
+        let link = store.link_mut(self.head);
+        let next = link[NEXT];
+        *link = [0; 2];
+        self.head = next;
+        self.nr -= 1;
+        if next == NONE {
+            self.tail = NONE;
+        } else {
+            store.link_mut(next)[PREV] = NONE;
+        }
+    }
+
+    #[inline(always)]
     fn remove<const SHIFT: u32>(&mut self, store: &mut Store<SHIFT>, pfn: u32) {
         let link = store.link_mut(pfn);
         let [prev, next] = *link;
@@ -169,14 +183,44 @@ impl FreeArea {
         }
         if map.is_hi(order) {
             map.hi.clear(pfn);
-            list.remove(&mut map.hi, pfn);
+            list.remove_head(&mut map.hi);
         } else {
-            list.remove(&mut map.lo, pfn);
+            list.remove_head(&mut map.lo);
         }
         if list.head == NONE {
             self.nonempty[mt.index()] &= !(1 << order.get());
         }
         Some(Pfn(pfn))
+    }
+
+    /// Puts the upper halves of a block on their lists, which are empty, down to order `low`:
+    /// `expand()` after `__rmqueue_smallest()`, which found nothing smaller.
+    #[inline(always)]
+    pub(crate) fn fill(
+        &mut self,
+        map: &mut MemMap,
+        pfn: Pfn,
+        (low, high): (Order, Order),
+        mt: MigrateType,
+    ) {
+        self.nonempty[mt.index()] |= (1 << high.get()) - (1 << low.get());
+        for order in low.up_to(high).rev() {
+            let upper = pfn.0 + order.nr_pages();
+            let list = &mut self.lists[slot(order)][mt.index()];
+            debug_assert_eq!(list.nr, 0, "nothing smaller was found");
+            *list = List {
+                head: upper,
+                tail: upper,
+                nr: 1,
+            };
+            if map.is_hi(order) {
+                map.hi.set_free(upper, order);
+                *map.hi.link_mut(upper) = [NONE, NONE];
+            } else {
+                map.lo.set_free(upper, order);
+                *map.lo.link_mut(upper) = [NONE, NONE];
+            }
+        }
     }
 
     /// Takes a free block off its list; its head is unmarked, its links are zero:

@@ -230,13 +230,10 @@ impl Zone {
         highest: ZoneKind,
         flags: AllocFlags,
     ) -> bool {
-        if order == Order::ZERO {
-            let usable = self
-                .nr_free_pages
-                .saturating_sub(self.unusable_free(order, flags));
-            if usable > mark + self.lowmem_reserve[highest.index()] {
-                return true;
-            }
+        // Without saturation: `free - min(free, unusable) > needed` is the same test.
+        let needed = mark + self.lowmem_reserve[highest.index()];
+        if order == Order::ZERO && self.nr_free_pages > needed + self.unusable_free(order, flags) {
+            return true;
         }
         self.watermark_slow(order, mark, highest, flags)
     }

@@ -144,7 +144,9 @@ impl Zone {
     ) -> Option<Pfn> {
         let found = self.free_area.smallest(order, migratetype)?;
         let pfn = self.free_area.pop(map, found, migratetype)?;
-        self.expand(map, pfn, order, found, migratetype);
+        if found > order {
+            self.free_area.fill(map, pfn, (order, found), migratetype);
+        }
         self.account_removed(u64::from(order.nr_pages()), migratetype);
         Some(pfn)
     }
