@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::{apply, machine, step};
+use common::{apply, cases, machine, step};
 use contigmm_core::{Cpu, Memory};
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn every_step_keeps_every_invariant(steps in prop::collection::vec(step(), 1..250)) {

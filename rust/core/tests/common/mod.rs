@@ -1,8 +1,18 @@
 //! Random requests and frees on a small machine, shared by the tests.
 #![allow(dead_code)] // each test program uses its part
 
+pub mod reference;
+
 use contigmm_core::{BootSpec, Cpu, Gfp, Memory, Order, Pfn};
 use proptest::prelude::*;
+
+/// So many cases; a failing one is printed, not written to a file.
+pub fn cases(nr: u32) -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(nr)
+    }
+}
 
 pub const GFPS: [Gfp; 6] = [
     Gfp::HIGHUSER_MOVABLE,
