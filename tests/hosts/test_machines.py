@@ -88,6 +88,8 @@ def test_per_cpu_lists_have_the_described_pages(booted):
     for view, zone in zip(machine.zones(), described.zones, strict=False):
         assert [one.count for one in view.pagesets] == [one.count for one in zone.pcp]
         assert [one.high for one in view.pagesets] == [one.high for one in zone.pcp]
+        assert [one.high_max for one in view.pagesets] == [one.high_max for one in zone.pcp]
+        assert [one.batch for one in view.pagesets] == [one.batch for one in zone.pcp]
 
 
 def test_zones_are_the_described_ones(booted):
@@ -189,6 +191,16 @@ def test_the_machine_serves_contiguous_requests_from_the_captured_lists():
     assert reason in WANTING
     assert 0 < got <= before[8] + 2 * before[9] + 4 * before[10] + 8
     machine.check()
+
+
+def test_a_snapshot_keeps_the_background():
+    machine = open_machine(FRAGMENTED, seed=5)
+    machine.processes()[1].exit()
+    again = Machine.restore(machine.snapshot())
+    again.check()
+    assert again.digest() == machine.digest()
+    assert again.background_files == machine.background_files
+    assert [p.id for p in again.processes()] == [p.id for p in machine.processes()]
 
 
 def test_the_seed_makes_the_machine():

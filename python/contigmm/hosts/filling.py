@@ -78,8 +78,7 @@ def used_pieces(low: int, high: int, taken: tuple[I64, npt.NDArray[np.uint8]]) -
     end = begin + (np.int64(1) << order[inside].astype(np.int64))
     by_pfn = np.argsort(begin)
     edge = np.arange(low // PAGEBLOCK_NR_PAGES + 1, -(-high // PAGEBLOCK_NR_PAGES))
-    marks = np.concatenate([[low], begin, end, edge * PAGEBLOCK_NR_PAGES, [high]])
-    marks = np.unique(marks)
+    marks = _ascending(np.concatenate([[low], begin, end, edge * PAGEBLOCK_NR_PAGES, [high]]))
     start, nr = marks[:-1], np.diff(marks)
     begin, end = begin[by_pfn], end[by_pfn]
     row = np.searchsorted(begin, start, side="right") - 1
@@ -133,7 +132,7 @@ def _cut(pieces: Pieces, order_of_use: list[tuple[PageClass, int]]) -> UsedRuns:
     total = int(pieces.nr.sum())
     ends = np.minimum(np.cumsum([count for _, count in order_of_use]), total)
     begins = np.concatenate([[0], np.cumsum(pieces.nr)])
-    marks = np.unique(np.concatenate([begins, ends]))
+    marks = _ascending(np.concatenate([begins, ends]))
     if len(marks) < 2:
         marks = np.zeros(1, np.int64)
     at, nr = marks[:-1], np.diff(marks)
@@ -148,3 +147,10 @@ def _cut(pieces: Pieces, order_of_use: list[tuple[PageClass, int]]) -> UsedRuns:
     start = pieces.start[np.minimum(piece, len(pieces.start) - 1)] + at - begins[piece]
     rows = UsedRuns(start, nr, kind, np.zeros(len(nr), np.uint8), flags, blank)
     return rows.take(np.argsort(rows.start, kind="stable"))
+
+
+def _ascending(numbers: I64) -> I64:
+    """Return each number once, in order."""
+    ordered: I64 = np.sort(numbers)
+    once: I64 = ordered[np.append(True, ordered[1:] != ordered[:-1])]
+    return once

@@ -27,7 +27,7 @@ from contigmm.hosts.source_error import SourceError
 
 #: Slots that stay open at a level, at most, for each free block still to be placed below it. Fewer
 #: would crowd the free blocks; more would only cost time.
-_OPEN_A_BLOCK: Final = 4
+_OPEN_A_BLOCK: Final = 3
 _TYPES: Final = tuple(MigrateType)
 
 
@@ -94,17 +94,13 @@ class _Placement:
         for order in range(MAX_PAGE_ORDER, -1, -1):
             single = self.whole_pfn[self.whole_order == order]
             mixed = self._level(order, mixed, single)
-        present = np.unique(
-            np.concatenate(
-                [
-                    (self.whole_pfn + step * PAGEBLOCK_NR_PAGES)[
-                        (1 << self.whole_order.astype(np.int64)) > step * PAGEBLOCK_NR_PAGES
-                    ]
-                    for step in (0, 1)
-                ]
+        is_present = np.zeros(len(self.types), bool)
+        for step in (0, 1):
+            reaches = (1 << self.whole_order.astype(np.int64)) > step * PAGEBLOCK_NR_PAGES
+            is_present[(self.whole_pfn[reaches] >> PAGEBLOCK_ORDER) + step - self.first_block] = (
+                True
             )
-            >> PAGEBLOCK_ORDER
-        )
+        present = np.flatnonzero(is_present) + self.first_block
         return Placed(
             np.concatenate(self.pfns),
             np.concatenate(self.orders),
@@ -161,8 +157,9 @@ class _Placement:
 
     def _draw_types(self, pfns: I64) -> None:
         """Give the pageblocks that are not wholly free their types."""
-        open_ = np.unique((pfns >> PAGEBLOCK_ORDER) - self.first_block)
-        open_ = self.rng.permutation(open_[~self.is_typed[open_]])
+        is_open = np.zeros(len(self.types), bool)
+        is_open[(pfns >> PAGEBLOCK_ORDER) - self.first_block] = True
+        open_ = self.rng.permutation(np.flatnonzero(is_open & ~self.is_typed))
         at = 0
         for kind in _TYPES:
             if kind != MigrateType.MOVABLE:

@@ -68,6 +68,13 @@ def _zone_spec(zone: ZoneDescription) -> dict[str, Any]:
             "high": zone.watermark_high,
             "promo": zone.watermark_promo,
         }
+    limits = zone.pcp[0] if zone.pcp else None
+    if limits is not None and limits.high_min is not None and limits.high_max is not None:
+        spec["pcp_limits"] = {
+            "batch": limits.batch,
+            "high_min": limits.high_min,
+            "high_max": limits.high_max,
+        }
     if zone.protection is not None:
         spec["lowmem_reserve"] = list(zone.protection[:4])
     return spec
