@@ -13,6 +13,7 @@ from contigmm.abi import (
 )
 from contigmm.errors import Reason, SyscallError
 from contigmm.mm.flags import VM_SYNC, vm_flags_letters
+from contigmm.syscalls.fork import fork
 from contigmm.syscalls.madvise import madvise
 from contigmm.syscalls.mmap import mmap
 from contigmm.syscalls.mprotect import mprotect
@@ -172,3 +173,31 @@ def test_contradictory_flags(make_task, flag):
     task = make_task("contig", MEMLOCK)
     wanted = (EINVAL, Reason.CONTIG_CONTRADICTORY_FLAGS)
     assert refusal(mmap, task, 0, 2 << 20, RW, PRIVATE | flag) == wanted
+
+
+def test_dumping_may_be_turned_on_again(make_task):
+    task = make_task("contig", MEMLOCK)
+    addr = mmap(task, 0, 4 * P, RW, PRIVATE)
+    assert madvise(task, addr, 4 * P, 17) == 0
+
+
+@pytest.mark.parametrize("profile", ["contig", "linux", "rfc2017"])
+def test_only_contig_answers_the_probe(make_task, profile):
+    task = make_task(profile, MEMLOCK)
+    shared_validate = 3 | 0x20 | MAP_CONTIG
+    if profile == "contig":
+        addr = mmap(task, 0, P, RW, shared_validate)
+        assert task.mm.vma_lookup(addr).run is not None
+    else:
+        assert refusal(mmap, task, 0, P, RW, shared_validate)[0] == EINVAL
+
+
+@pytest.mark.parametrize(("kind", "copied"), [(1, True), (2, False)], ids=["shared", "private"])
+def test_a_child_gets_shared_runs_and_no_private_ones(make_task, kind, copied):
+    task = make_task("contig", MEMLOCK)
+    addr = mmap(task, 0, 4 * P, RW, 0x20 | MAP_CONTIG | kind)
+    child = fork(task, pid=2, index=make_task.index())
+    assert (child.mm.vma_lookup(addr) is not None) is copied
+    if copied:
+        assert touch_read(child, addr, 4) == (4, 0)
+        assert pfns(child, addr, 4) == pfns(task, addr, 4)

@@ -72,8 +72,6 @@ class ContigPolicy(Protocol):
     allocates_first: bool
     #: VM_* bits that make MADV_DONTNEED and its like refuse, beside VM_LOCKED and VM_PFNMAP.
     keeps_pages: VmFlags
-    #: May MAP_SHARED_VALIDATE|MAP_ANONYMOUS ask whether the flag is known?
-    answers_probe: bool
 
     def flag_bits(self, task: "Task", flags: int) -> tuple[int, VmFlags]:
         """Return ``flags`` with what the bit implies, and the VM_* bits it gives."""
@@ -101,7 +99,6 @@ class LinuxSync:
     bit = VmFlags(0)
     allocates_first = False
     keeps_pages = VmFlags(0)
-    answers_probe = False
 
     def flag_bits(self, task: "Task", flags: int) -> tuple[int, VmFlags]:
         """calc_vm_flag_bits(), include/linux/mman.h, v6.12."""
@@ -135,7 +132,6 @@ class Rfc2017:
     bit = VM_SYNC  # RFC 1/3: VM_CONTIG was 0x00800000, the bit that VM_SYNC took
     allocates_first = False
     keeps_pages = VmFlags(0)
-    answers_probe = False
 
     def flag_bits(self, task: "Task", flags: int) -> tuple[int, VmFlags]:
         """do_mmap() of the RFC: anonymous only; implies populate and lock.
@@ -200,7 +196,6 @@ class Contig:
     bit = VM_CONTIG
     allocates_first = True
     keeps_pages = VM_CONTIG
-    answers_probe = True
 
     def __init__(self) -> None:
         self.user_limit_pages = 0  # per uid; 0: none
