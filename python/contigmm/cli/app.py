@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from contigmm.cli import answers, capture, load, serve, validate
+from contigmm.cli import answers, bench, capture, load, serve, validate
 from contigmm.cli.failures import INTERRUPTED, describe
 from contigmm.errors import ContigmmError
 
@@ -60,6 +60,7 @@ app.command(
 app.command("load")(load.load)
 app.command("capture")(capture.capture)
 app.add_typer(validate.app, name="validate")
+app.add_typer(bench.app, name="bench")
 app.command("howmany")(answers.howmany)
 app.command("explain")(answers.explain)
 

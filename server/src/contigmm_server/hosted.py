@@ -63,7 +63,7 @@ class HostedMachine:
     def execute(self, command: Command) -> list[Answer]:
         """Carry a command out, within a turn of the queue."""
         answers = self.machine.execute(command.operations, stop_on_refusal=command.stop_on_refusal)
-        if any(operation.call in _OF_LIVES for operation in command.operations):
+        if not _OF_LIVES.isdisjoint([operation.call for operation in command.operations]):
             self._done.append((command, answers))
         return answers
 

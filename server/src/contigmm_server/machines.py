@@ -249,6 +249,7 @@ def _violation(machine: Machine) -> str:
 def shown(hosted: HostedMachine) -> pb.Machine:
     """A machine as clients see it, within a turn of it."""
     machine = hosted.machine
+    zones = machine.zones()
     return pb.Machine(
         name=hosted.name,
         profile=_PROFILE_NUMBERS[machine.profile],
@@ -256,8 +257,8 @@ def shown(hosted: HostedMachine) -> pb.Machine:
         clock=_CLOCK_NUMBERS[machine.clock],
         clock_ns=machine.clock_ns,
         cpus=machine.cpus,
-        nodes=sorted({zone.node for zone in machine.zones()}),
-        frames=sum(zone.present for zone in machine.zones()),
+        nodes=sorted({zone.node for zone in zones}),
+        frames=sum(zone.present for zone in zones),
         machine_seq=machine.seq,
         process_count=len(machine.processes()),
         known=machine.known,
