@@ -319,6 +319,13 @@ class Memory:
             CoreError: ENOMEM, no block could be had; EINVAL, above MAX_PAGE_ORDER.
         """
 
+    def break_for_test(self, *, every: int) -> None:
+        """Make this core hand out frames twice: for tests of those who should notice, only.
+
+        From now on every ``every``-th run of :meth:`run_alloc` is one that somebody else holds, if
+        there is one of the same length. The machine lives on; :meth:`check` fails.
+        """
+
     def run_map(
         self, *, mm: int, cpu: int, vpn: int, run: int, offset: int, nr: int, vm_flags: int
     ) -> int:

@@ -7,6 +7,7 @@ import pytest
 from contigmm import abi
 from contigmm.errors import MemoryFault, Reason, SyscallError
 from contigmm.hosts import describe
+from contigmm.phys import InvariantError
 from contigmm.sim.calls import CALLS, SpawnSpec
 from contigmm.sim.machine import Machine, MachineStoppedError, NoSuchProcessError
 from contigmm.sim.operation import MAX_OPERATIONS, Answer, Call, ExitCause, Operation
@@ -14,6 +15,7 @@ from contigmm.sim.operation import MAX_OPERATIONS, Answer, Call, ExitCause, Oper
 RW = abi.PROT_READ | abi.PROT_WRITE
 PRIVATE = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS
 PAGE = 4096
+PFN = (1 << 55) - 1
 
 
 @pytest.fixture
@@ -270,3 +272,19 @@ def test_exit_gives_every_frame_back(machine):
     p.exit()
     free = sum(zone.free + sum(pcp.count for pcp in zone.pagesets) for zone in machine.zones())
     assert free == sum(nr << order for row in before.values() for order, nr in enumerate(row))
+
+
+def test_a_core_broken_for_a_test_hands_frames_out_twice_and_lives_on():
+    machine = Machine.boot(describe("spec:small"))
+    one, two = (machine.spawn(name) for name in ("one", "two"))
+    with machine.held() as memory:
+        memory.break_for_test(every=2)
+    flags = PRIVATE | abi.MAP_CONTIG
+    first, second = (p.mmap(0, 16 * PAGE, RW, flags) for p in (one, two))
+    assert (one.pagemap(first, 16 * PAGE) & PFN == two.pagemap(second, 16 * PAGE) & PFN).all()
+    with pytest.raises(InvariantError):
+        machine.check()
+    one.munmap(first, 16 * PAGE)
+    two.touch(second, 16 * PAGE)
+    two.exit()
+    one.exit()

@@ -32,7 +32,11 @@ impl Memory {
         let mut classes = vec![PageClass::Nopage as u8; self.map.nr_frames() as usize];
         for block in self.map.blocks() {
             let locked = self.map.flags(block.pfn) & page_flags::MLOCKED != 0;
-            let class = if locked { PageClass::Mlocked } else { block.class };
+            let class = if locked {
+                PageClass::Mlocked
+            } else {
+                block.class
+            };
             let start = block.pfn.0 as usize;
             classes[start..start + block.order.nr_pages() as usize].fill(class as u8);
         }
@@ -68,6 +72,13 @@ mod tests {
         assert_eq!(total, 1536);
         let classes = memory.frame_classes();
         let nr = |class: PageClass| classes.iter().filter(|&&raw| raw == class as u8).count();
-        assert_eq!((nr(PageClass::Anon), nr(PageClass::Slab), nr(PageClass::Free)), (510, 2, 1024));
+        assert_eq!(
+            (
+                nr(PageClass::Anon),
+                nr(PageClass::Slab),
+                nr(PageClass::Free)
+            ),
+            (510, 2, 1024)
+        );
     }
 }

@@ -53,6 +53,16 @@ pub struct ContigRun {
 pub(crate) struct ContigRuns {
     runs: std::collections::BTreeMap<RunId, ContigRun>,
     next_id: u32,
+    /// See [`Memory::break_for_test`]; no part of the machine's state.
+    #[serde(skip)]
+    broken: Option<Broken>,
+}
+
+/// A core that is made to hand out frames twice.
+#[derive(Clone, Copy, Debug)]
+struct Broken {
+    every: u32,
+    asked: u32,
 }
 
 impl ContigRuns {
@@ -62,6 +72,26 @@ impl ContigRuns {
 
     pub fn iter(&self) -> impl Iterator<Item = (RunId, &ContigRun)> {
         self.runs.iter().map(|(&id, run)| (id, run))
+    }
+
+    fn insert(&mut self, base: Pfn, nr: u32) -> RunId {
+        let id = RunId(self.next_id);
+        self.next_id = id.0.checked_add(1).expect("fewer than 2^32 runs");
+        self.runs.insert(id, ContigRun { base, nr, held: nr });
+        id
+    }
+
+    /// A run of somebody else that a broken core hands out once more, if it is broken and now due.
+    fn due_twice(&mut self, nr: u32) -> Option<Pfn> {
+        let broken = self.broken.as_mut()?;
+        broken.asked += 1;
+        let due = broken.asked % broken.every == 0;
+        let whole = |run: &&ContigRun| run.nr == nr && run.held == nr;
+        self.runs
+            .values()
+            .rfind(whole)
+            .filter(|_| due)
+            .map(|run| run.base)
     }
 }
 
@@ -114,6 +144,9 @@ impl Memory {
         node: Option<NodeId>,
         gfp: Gfp,
     ) -> Result<(RunId, Pfn), AllocError> {
+        if let Some(base) = self.owners.runs.due_twice(nr) {
+            return Ok((self.hand_out_again(base, nr), base));
+        }
         let order = Order::covering(nr)?;
         let base = self.alloc_class(cpu, gfp.with(Gfp::ZERO), order, node, PageClass::Anon)?;
         self.split_page(base, order);
@@ -124,11 +157,27 @@ impl Memory {
         }
         self.claim_pageblocks(base, nr);
         self.owners.stat.nr_contig += u64::from(nr);
-        let runs = &mut self.owners.runs;
-        let id = RunId(runs.next_id);
-        runs.next_id = id.0.checked_add(1).expect("fewer than 2^32 runs");
-        runs.runs.insert(id, ContigRun { base, nr, held: nr });
-        Ok((id, base))
+        Ok((self.owners.runs.insert(base, nr), base))
+    }
+
+    /// **For tests of observers only**: from now on every `every`-th run (from 1) is handed out
+    /// although somebody else holds it, if there is such a one of the same length. Frames keep their
+    /// books, so that the machine lives on; [`Self::check`] fails.
+    ///
+    /// # Panics
+    /// When `every` is 0.
+    pub fn break_for_test(&mut self, every: u32) {
+        assert!(every > 0, "every 0th run");
+        self.owners.runs.broken = Some(Broken { every, asked: 0 });
+    }
+
+    #[cold]
+    fn hand_out_again(&mut self, base: Pfn, nr: u32) -> RunId {
+        for pfn in (base.0..base.0 + nr).map(Pfn) {
+            self.map.get_page(pfn);
+            self.map.pin(pfn);
+        }
+        self.owners.runs.insert(base, nr)
     }
 
     /// Pageblocks that a run covers whole are unmovable from now on: what is pinned for long must

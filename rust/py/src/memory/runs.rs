@@ -23,6 +23,15 @@ fn run_of(memory: &CoreMemory, run: u32, offset: u32, nr: u32) -> PyResult<RunId
 
 #[pymethods]
 impl Memory {
+    #[pyo3(signature = (*, every))]
+    fn break_for_test(&self, py: Python<'_>, every: u32) -> PyResult<()> {
+        if every == 0 {
+            return Err(PyValueError::new_err("every 0th run"));
+        }
+        self.with(py, |memory| memory.break_for_test(every));
+        Ok(())
+    }
+
     #[pyo3(signature = (*, nr, cpu, node = None, gfp = None))]
     fn run_alloc(
         &self,
