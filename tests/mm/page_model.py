@@ -535,7 +535,9 @@ class ModelMemory:
         space = self.spaces[mm]
         self._split_partial(mm, space, vpn, nr)
         for at in self._entries(space, vpn, nr):
-            if space.ptes[at].lazy:
+            page = space.ptes[at]
+            # Pages of objects are unmapped before it turns out that there is no swap for them.
+            if page.lazy or (page.kind in ("file", "shmem") and page.mapcount == 1):
                 self._unmap(mm, space, at)
 
     def guard_install(self, *, mm: int, cpu: int, vpn: int, nr: int) -> tuple[int, str]:
