@@ -12,6 +12,7 @@ pub mod contig_run;
 pub mod error;
 pub mod fallback;
 pub mod fault;
+mod file_fault;
 pub mod filemap;
 pub mod fork;
 pub mod fragmentation;
