@@ -261,8 +261,6 @@ def split_unchecked(mm: "MmStruct", vma: VmArea, addr: int, *, new_below: bool) 
         new.vm_start = addr
         mm.resize(vma, old_start, addr)
     mm.link(new)
-    if vma.run is not None:
-        vma.run.refs += 1
     _split_huge(mm, addr)
     return new
 

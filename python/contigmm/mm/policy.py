@@ -45,7 +45,7 @@ NO_CORE_RUN: Final = -1
 class Run:
     """Frames next to each other that one mmap asked for. Frames go page by page, the run last."""
 
-    __slots__ = ("base_pfn", "core_run", "nr", "owner_uid", "pieces_merge", "refs")
+    __slots__ = ("base_pfn", "core_run", "nr", "owner_uid", "pieces_merge")
 
     def __init__(
         self, core_run: int, base_pfn: int, nr: int, owner_uid: int, *, pieces_merge: bool
@@ -55,7 +55,6 @@ class Run:
         self.nr = nr  # pages asked for
         self.owner_uid = owner_uid
         self.pieces_merge = pieces_merge  # a piece knows its place, and finds its neighbour again
-        self.refs = 1  # VMAs that hold a piece
 
     def maps_name(self) -> str:
         """Name in /proc/PID/maps; the RFC gave none."""
@@ -88,6 +87,9 @@ class ContigPolicy(Protocol):
     def release(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """Let go of the piece that an unmapped VMA held."""
 
+    def duplicate(self, mm: "MmStruct", copy: "VmArea") -> None:
+        """Count a VMA that mremap(2) made of another, before that one goes."""
+
     def fork(self, child: "Task", mm: "MmStruct", copy: "VmArea") -> None:
         """Settle what a child's copy of a contiguous VMA is."""
 
@@ -117,6 +119,10 @@ class LinuxSync:
         raise NotImplementedError
 
     def release(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
+        """Never asked."""
+        raise NotImplementedError
+
+    def duplicate(self, mm: "MmStruct", copy: "VmArea") -> None:
         """Never asked."""
         raise NotImplementedError
 
@@ -165,10 +171,11 @@ class Rfc2017:
     def hold(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """Nothing was charged."""
 
+    def duplicate(self, mm: "MmStruct", copy: "VmArea") -> None:
+        """The pointer is copied, and that is all."""
+
     def release(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """remove_vma() of the RFC forgets the pointer; zapping put what was mapped."""
-        if vma.run is not None:
-            vma.run.refs -= 1
 
     def fork(self, child: "Task", mm: "MmStruct", copy: "VmArea") -> None:
         """dup_mmap() of RFC 1/3: the child's copy is ordinary, but still may not expand."""
@@ -262,17 +269,24 @@ class Contig:
         nr = vma_pages(vma)
         mm.locked_vm -= nr
         mm.pinned_vm -= nr
-        run.refs -= 1
         self.user_pages[run.owner_uid] -= nr
         mm.memory.run_release(run=run.core_run, offset=vma.run_offset, nr=nr, cpu=task.cpu)
 
     def fork(self, child: "Task", mm: "MmStruct", copy: "VmArea") -> None:
         """A shared run is held once more; a private one is never copied (VM_DONTCOPY is set)."""
-        if copy.run is not None:
-            copy.run.refs += 1
-            mm.memory.run_hold(run=copy.run.core_run, offset=copy.run_offset, nr=vma_pages(copy))
-            self.user_pages[copy.run.owner_uid] += vma_pages(copy)
-            self.hold(child, mm, copy)
+        del child
+        self.duplicate(mm, copy)
+
+    def duplicate(self, mm: "MmStruct", copy: "VmArea") -> None:
+        """Hold, pin and charge the frames of a copied VMA once more."""
+        run = copy.run
+        if run is None:
+            return
+        nr = vma_pages(copy)
+        mm.memory.run_hold(run=run.core_run, offset=copy.run_offset, nr=nr)
+        self.user_pages[run.owner_uid] += nr
+        mm.locked_vm += nr
+        mm.pinned_vm += nr
 
 
 def policies(profile: str) -> ContigPolicy:

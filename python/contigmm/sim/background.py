@@ -125,9 +125,7 @@ def _spawn(state: MachineState, name: str, number: int) -> Task:
     return task
 
 
-def _map_frames(
-    memory: Memory, task: Task, frames: FrameRuns, rows: npt.NDArray[np.int64]
-) -> None:
+def _map_frames(memory: Memory, task: Task, frames: FrameRuns, rows: npt.NDArray[np.int64]) -> None:
     """Map the frames of one process: locked ones in a locked mapping of their own."""
     locked = frames.page_class[rows] == PageClass.MLOCKED
     base = BACKGROUND_BASE
@@ -165,6 +163,4 @@ def _stretches(
     index = frames.index[rows].astype(np.int64)
     end = index + frames.nr[rows]
     gaps = np.flatnonzero(index[1:] != end[:-1]) + 1
-    return [
-        (int(frames.index[part[0]]), _frames(frames, part)) for part in np.split(rows, gaps)
-    ]
+    return [(int(frames.index[part[0]]), _frames(frames, part)) for part in np.split(rows, gaps)]

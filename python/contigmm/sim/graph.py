@@ -30,7 +30,7 @@ from contigmm.sim.table import Entry
 Plain = dict[str, Any]
 T = TypeVar("T")
 
-_RUN: Final = ("core_run", "base_pfn", "nr", "owner_uid", "pieces_merge", "refs")
+_RUN: Final = ("core_run", "base_pfn", "nr", "owner_uid", "pieces_merge")
 _FAMILY: Final = ("num_children", "num_active_vmas", "nr_vmas")
 _TASK: Final = ("pid", "uid", "cpu", "node", "persona")
 
@@ -274,5 +274,4 @@ def _read_run(row: Plain) -> Run:
         row["owner_uid"],
         pieces_merge=row["pieces_merge"],
     )
-    run.refs = row["refs"]
     return run
