@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -39,3 +40,35 @@ def oracle(
         print(f"{kind}: {programs} programs, {verdict}", file=sys.stderr)
     for difference in agreement.differences[:show]:
         print(f"  {difference}", file=sys.stderr)
+
+
+@app.command("supply")
+def supply(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RECORD...", help="NAME.truth.json, snapshots beside.")
+    ],
+    *,
+    min_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Part of the min watermark that binds folios below 2 MiB; v6.12: all of it.",
+        ),
+    ] = 1.0,
+    draws: Annotated[
+        int, typer.Option(min=1, max=1000, help="How often to draw what is not told.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Forecast how many folios of each order a real machine delivered, from its free lists."""
+    from contigmm.validate.supply import FloorShare
+    from contigmm.validate.supply_report import dumps, error_lines, supply_report
+
+    report = supply_report(records, share=FloorShare(min_share), draws=draws, seed=seed)
+    if as_json:
+        print(dumps(report, version=version("contigmm")))
+    for line in error_lines(report["steps"]):
+        print(line, file=sys.stderr if as_json else sys.stdout)

@@ -1,7 +1,8 @@
 """Pages on per-CPU lists: /proc/zoneinfo tells how many; which frames they are is drawn.
 
 Such pages show no flag at all, like other kernel pages without a type, so they are drawn from the
-blank ones: first from pageblocks of type Movable, where the kernel's own pages seldom lie.
+blank ones: a few from pageblocks of the kernel's types, the others from Movable ones, where the
+kernel's own pages seldom lie.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from contigmm.hosts.rle import I64
 #: Lists exist for these types; pages of other types go to the Movable list: include/linux/mmzone.h
 #: (``MIGRATE_PCPTYPES``) and mm/page_alloc.c:free_unref_page(), v6.12.
 _PCP_TYPES = (MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABLE)
+_PINNED = (MigrateType.UNMOVABLE, MigrateType.RECLAIMABLE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +49,7 @@ def draw_pcp(
     blank = used.take(used.blank)
     for zone in zones:
         wanted = [pcp.count for pcp in zone.pcp]
-        found = _draw_zone(_frames(blank, zone, types), types, wanted, rng)
+        found = _draw_zone(_frames(blank, zone, types), types, zone, rng)
         short += sum(wanted) - int((1 << found.order.astype(np.int64)).sum())
         drawn.append(found)
     pfn = np.concatenate([one.pfn for one in drawn])
@@ -74,37 +76,56 @@ def _frames(blank: UsedRuns, zone: ZoneDescription, types: npt.NDArray[np.uint8]
 
 
 def _draw_zone(
-    frames: I64, types: npt.NDArray[np.uint8], wanted: list[int], rng: np.random.Generator
+    frames: I64,
+    types: npt.NDArray[np.uint8],
+    zone: ZoneDescription,
+    rng: np.random.Generator,
 ) -> _Drawn:
     """Draw one zone's lists; whole blank pageblocks are taken as blocks of order 9 if they fit."""
     block = frames >> PAGEBLOCK_ORDER
     movable = types[block] == MigrateType.MOVABLE
     number, count = np.unique(block[movable], return_counts=True)
     whole = number[count == PAGEBLOCK_NR_PAGES]
-    room = sum(one // PAGEBLOCK_NR_PAGES for one in wanted)
+    room = sum(pcp.count // PAGEBLOCK_NR_PAGES for pcp in zone.pcp)
     whole = rng.permutation(whole)[: room if len(whole) <= room else 0]
-    single = ~np.isin(block, whole)
-    key = rng.permutation(int(single.sum()))
-    frames = frames[single][np.lexsort((key, ~movable[single]))]
-    pfn, order, cpu, at = [], [], [], 0
-    big = iter(whole.tolist())
-    for number_of_cpu, left in enumerate(wanted):
-        while left >= PAGEBLOCK_NR_PAGES and (head := next(big, None)) is not None:
-            pfn.append(np.array([head << PAGEBLOCK_ORDER]))
-            order.append(np.array([PAGEBLOCK_ORDER], np.uint8))
-            cpu.append(np.array([number_of_cpu]))
-            left -= PAGEBLOCK_NR_PAGES
-        mine = frames[at : at + left]
-        at += len(mine)
-        pfn.append(mine)
-        order.append(np.zeros(len(mine), np.uint8))
-        cpu.append(np.full(len(mine), number_of_cpu))
-    empty = np.zeros(0, np.int64)
-    return _Drawn(
-        np.concatenate([empty, *pfn]).astype(np.int64),
-        np.concatenate([empty, *order]).astype(np.uint8),
-        np.concatenate([empty, *cpu]).astype(np.int64),
-    )
+    single = frames[~np.isin(block, whole)]
+    single = single[rng.permutation(len(single))]
+    kinds = types[single >> PAGEBLOCK_ORDER]
+    piles = [single[kinds == kind] for kind in _PCP_TYPES]
+    piles[MigrateType.MOVABLE] = single[~np.isin(kinds, _PINNED)]
+    big = whole.tolist()
+    pfn, order, cpu = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
+    for number_of_cpu, pcp in enumerate(zone.pcp):
+        left = pcp.count
+        heads = [big.pop() for _ in range(min(len(big), left // PAGEBLOCK_NR_PAGES))]
+        left -= len(heads) * PAGEBLOCK_NR_PAGES
+        mine = _take(piles, left, pcp.batch)
+        pfn += [np.array(heads, np.int64) << PAGEBLOCK_ORDER, mine]
+        order += [np.full(len(heads), PAGEBLOCK_ORDER, np.uint8), np.zeros(len(mine), np.uint8)]
+        cpu.append(np.full(len(heads) + len(mine), number_of_cpu))
+    return _Drawn(np.concatenate(pfn), np.concatenate(order), np.concatenate(cpu))
+
+
+def _take(piles: list[I64], wanted: int, batch: int) -> I64:
+    """Take one CPU's pages off the piles: a few of the kernel's types, the rest Movable.
+
+    A list that is in use was refilled by a batch not long ago (mm/page_alloc.c:rmqueue_bulk(),
+    v6.12); the lists that grow long are those of processes' pages.
+    """
+    few = min(batch, wanted // 4)
+    shares = {
+        MigrateType.UNMOVABLE: few,
+        MigrateType.RECLAIMABLE: few // 2,
+        MigrateType.MOVABLE: wanted,
+    }
+    got: list[I64] = []
+    left = wanted
+    for kind in (*shares, MigrateType.UNMOVABLE, MigrateType.RECLAIMABLE):
+        taken = piles[kind][: min(shares[kind] if len(got) < len(shares) else left, left)]
+        piles[kind] = piles[kind][len(taken) :]
+        got.append(taken)
+        left -= len(taken)
+    return np.concatenate(got)
 
 
 def without(used: UsedRuns, pcp: PcpPages) -> UsedRuns:

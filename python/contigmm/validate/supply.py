@@ -1,0 +1,266 @@
+"""Supply: how many folios of each order a real kernel delivered, beside what is forecast.
+
+A record (``contig-truth/1``) tells, step by step, how many anonymous folios of one order could be
+faulted in, without reclaim and compaction (``defrag: never``), until the first fallback. Each step
+is forecast twice by running its requests on a machine: one booted from the free lists read just
+before the step, and one booted from the snapshot taken before all steps, on which the requests of
+the earlier steps are run first. Outcomes are read for the comparison only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from contigmm.answers.request import GFP
+from contigmm.answers.trial import suitable_blocks
+from contigmm.description import MachineDescription, MigrateType, PcpDescription, ZoneDescription
+from contigmm.hosts import Evidence, build, read
+from contigmm.hosts.proc_text import MIGRATETYPE_NAMES, PageTypeInfo, ZoneKey
+from contigmm.hosts.source_error import SourceError
+from contigmm.phys import Memory
+from contigmm.sim.boot import boot_memory
+
+FORMAT: Final = "contig-truth/1"
+#: Anonymous folios with ``defrag`` at never: mm/huge_memory.c:vma_thp_gfp_mask(), v6.12.
+FOLIO_GFP: Final = GFP["GFP_TRANSHUGE_LIGHT"]
+#: Page tables: include/asm-generic/pgalloc.h (``GFP_PGTABLE_USER``), v6.12.
+TABLE_GFP: Final = GFP["GFP_KERNEL"] | GFP["__GFP_ZERO"] | GFP["__GFP_ACCOUNT"]
+_PMD_ORDER: Final = 9
+#: ``lowmem_reserve`` column of a movable request.
+_MOVABLE_ZONE: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FloorShare:
+    """Which part of the min watermark binds folios below the PMD's size.
+
+    The 6.12 source says all of it; a kernel that behaves otherwise has its own share, fitted on
+    one of its records (docs/fidelity.md).
+    """
+
+    below_pmd: float = 1.0
+
+    def of(self, order: int) -> float:
+        """Return the share for folios of this order."""
+        return 1.0 if order >= _PMD_ORDER else self.below_pmd
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one step asks: folios of an order, at most ``limit``, given back afterwards."""
+
+    order: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepForecast:
+    """One never-step: what was delivered (if the record tells) and what is forecast."""
+
+    record: str
+    index: int
+    order: int
+    delivered: int | None
+    from_step: int
+    from_snapshot: int
+    closed_form_step: int
+    closed_form_snapshot: int
+    no_op: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one row of ``steps`` in ``validate-supply/1``."""
+        return {
+            "record": self.record,
+            "index": self.index,
+            "order": self.order,
+            "defrag": "never",
+            "delivered": self.delivered,
+            "from_step": self.from_step,
+            "from_snapshot": self.from_snapshot,
+            "closed_form_step": self.closed_form_step,
+            "closed_form_snapshot": self.closed_form_snapshot,
+            "no_op": self.no_op,
+        }
+
+
+def validate_record(
+    path: Path, *, share: FloorShare, draws: int = 1, seed: int = 0
+) -> Iterator[StepForecast]:
+    """Forecast every never-step of one record.
+
+    Raises:
+        SourceError: the record or its snapshot cannot be read.
+    """
+    record = read_record(path)
+    snapshot = read(f"file:{path.with_name(record['snapshots']['pre'])}")
+    steps = [
+        (index, step)
+        for index, step in enumerate(record["measured"])
+        if step.get("step") == "fault" and step.get("defrag") == "never"
+    ]
+    asks = [Ask(int(step["order"]), int(step["max"])) for _, step in steps]
+    from_snapshot = _median(
+        [_run_steps(build(snapshot, seed=seed + n), asks, share) for n in range(draws)]
+    )
+    first = build(snapshot, seed=seed).buddyinfo()
+    for at, (index, step) in enumerate(steps):
+        before = step_evidence(snapshot, step["before"], origin=f"{path}:measured[{index}]")
+        from_step = _median(
+            [
+                _run_steps(build(before, seed=seed + n), asks[at : at + 1], share)
+                for n in range(draws)
+            ]
+        )
+        ask = asks[at]
+        told = {f"{node}/{name}": counts for (node, name), counts in before.buddyinfo.items()}
+        yield StepForecast(
+            record=str(record.get("name", path.name)),
+            index=index,
+            order=ask.order,
+            delivered=step.get("result", {}).get("success"),
+            from_step=from_step[0],
+            from_snapshot=from_snapshot[at],
+            closed_form_step=min(closed_form(told, before.zones, ask.order, share), ask.limit),
+            closed_form_snapshot=min(
+                closed_form(first, snapshot.zones, ask.order, share), ask.limit
+            ),
+            no_op=sum(sum(counts[ask.order :]) for counts in told.values()),
+        )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record's JSON.
+
+    Raises:
+        SourceError: it is none.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SourceError(f"it cannot be read: {error.strerror}.", name=str(path)) from error
+    except ValueError as error:
+        raise SourceError(f"it is no JSON: {error}.", name=str(path)) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise SourceError(f"it is no record of the format {FORMAT!r}.", name=str(path))
+    if not isinstance(record.get("measured"), list) or "pre" not in record.get("snapshots", {}):
+        raise SourceError("it lacks its steps or the name of its snapshot.", name=str(path))
+    return record
+
+
+def _median(draws: Sequence[Sequence[int]]) -> list[int]:
+    return [int(column) for column in np.median(np.array(draws), axis=0)]
+
+
+def step_evidence(snapshot: Evidence, before: dict[str, Any], *, origin: str) -> Evidence:
+    """Return what a step's own reading tells: its counts, in the snapshot's zones.
+
+    Raises:
+        SourceError: it is malformed.
+    """
+    try:
+        buddy = {_zone_key(name): [int(n) for n in row] for name, row in before["buddy"].items()}
+        free: dict[ZoneKey, dict[MigrateType, list[int]]] = {}
+        for name, row in before["free_by_type"].items():
+            zone, _, kind = name.rpartition("/")
+            free.setdefault(_zone_key(zone), {})[MIGRATETYPE_NAMES[kind]] = [int(n) for n in row]
+        blocks = {
+            _zone_key(name): {MIGRATETYPE_NAMES[kind]: int(n) for kind, n in row.items()}
+            for name, row in before["pageblocks"].items()
+        }
+        zones = tuple(_zone_before(zone, before) for zone in snapshot.zones)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f"its reading is malformed: {error!r}.", name=origin) from error
+    types = PageTypeInfo(_PMD_ORDER, free, blocks, frozenset())
+    return replace(
+        snapshot, origin=origin, zones=zones, buddyinfo=buddy, types=(types,), page_flags=None
+    )
+
+
+def _zone_key(name: str) -> ZoneKey:
+    node, _, zone = name.partition("/")
+    return int(node), zone
+
+
+def _zone_before(zone: ZoneDescription, before: dict[str, Any]) -> ZoneDescription:
+    counts = before["pcp"].get(zone.key, [pcp.count for pcp in zone.pcp])
+    pcp: tuple[PcpDescription, ...] = tuple(
+        replace(one, count=int(count)) for one, count in zip(zone.pcp, counts, strict=False)
+    )
+    return replace(zone, pcp=pcp, watermark_boost=int(before["boost"].get(zone.key, 0)))
+
+
+def _run_steps(
+    description: MachineDescription, asks: Sequence[Ask], share: FloorShare
+) -> list[int]:
+    """Run the requests of steps one after the other; return how many folios each got.
+
+    Where folios below the PMD's size have a floor of their own, the steps are run under each of
+    the two floors, and a step's count is taken from the run under its own.
+    """
+    runs = {
+        floor: [_probe(memory, ask) for ask in asks]
+        for floor in {share.of(ask.order) for ask in asks}
+        for memory in (_with_floor(description, floor),)
+    }
+    return [runs[share.of(ask.order)][at] for at, ask in enumerate(asks)]
+
+
+def _with_floor(description: MachineDescription, share: float) -> Memory:
+    """Boot the machine with this share of its min watermarks."""
+    zones = tuple(
+        replace(zone, watermark_min=int(zone.watermark_min * share))
+        if zone.watermark_min is not None
+        else zone
+        for zone in description.zones
+    )
+    return boot_memory(replace(description, zones=zones), seed=0, cpus=None, costs=False)
+
+
+def _probe(memory: Memory, ask: Ask) -> int:
+    """Fault in folios of one order until the first fallback, then give all back.
+
+    Each 2 MiB of address space needs a page table first: mm/memory.c:do_anonymous_page(), v6.12.
+    """
+    a_table = 1 << max(0, _PMD_ORDER - ask.order)
+    tables, folios = [], []
+    got = 0
+    while got < ask.limit:
+        tables.append(memory.alloc_batch(1, order=0, gfp=TABLE_GFP))
+        wanted = min(a_table, ask.limit - got)
+        batch = memory.alloc_batch(wanted, order=ask.order, gfp=FOLIO_GFP)
+        folios.append(batch)
+        got += len(batch)
+        if len(batch) < wanted:
+            break
+    for batch in folios:
+        memory.free_batch(batch, order=ask.order)
+    for batch in tables:
+        memory.free_batch(batch, order=0)
+    return got
+
+
+def closed_form(
+    counts: dict[str, list[int]],
+    zones: Sequence[ZoneDescription],
+    order: int,
+    share: FloorShare,
+) -> int:
+    """Return what the free lists alone allow: per zone, carvable blocks or frames above the floor.
+
+    This is the arithmetic that a simulation has to beat.
+    """
+    total = 0
+    for zone in zones:
+        row: npt.NDArray[np.uint64] = np.array(counts.get(zone.key, [0] * 11), np.uint64)
+        reserve = (zone.protection or (0, 0, 0, 0))[_MOVABLE_ZONE]
+        floor = (zone.watermark_min or 0) * share.of(order) + zone.watermark_boost + reserve
+        spare = int((suitable_blocks(row, 0) - floor) // (1 << order))
+        total += max(0, min(suitable_blocks(row, order), spare))
+    return total

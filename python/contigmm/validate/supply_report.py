@@ -1,0 +1,73 @@
+"""``validate-supply/1``: the rows that ``contigmm validate supply`` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from contigmm.validate.supply import FloorShare, StepForecast, read_record, validate_record
+
+SCHEMA: Final = "validate-supply/1"
+
+
+def supply_report(
+    paths: Sequence[Path], *, share: FloorShare, draws: int, seed: int
+) -> dict[str, Any]:
+    """Forecast the steps of records; what needs compaction has no forecast yet.
+
+    Raises:
+        SourceError: a record or its snapshot cannot be read.
+    """
+    steps: list[dict[str, Any]] = []
+    others: dict[str, list[dict[str, Any]]] = {"compaction": [], "always9": [], "gigantic": []}
+    for path in paths:
+        rows = validate_record(path, share=share, draws=draws, seed=seed)
+        steps += [row.to_json() for row in rows]
+        _add_unforecast(read_record(path), others)
+    return {"min_share_below_pmd": share.below_pmd, "draws": draws, "steps": steps, **others}
+
+
+def _add_unforecast(record: dict[str, Any], others: dict[str, list[dict[str, Any]]]) -> None:
+    """List the steps that compact or reclaim: told, but not forecast."""
+    name = record.get("name", "")
+    for step in record["measured"]:
+        row: dict[str, Any] = {"record": name, "forecast": None}
+        result = step.get("result", {})
+        if step.get("step") == "compact_memory":
+            row |= {f"blocks9_{when}": _blocks9(step.get(when)) for when in ("before", "after")}
+            others["compaction"].append(row)
+        elif step.get("step") == "fault" and step.get("defrag") == "always" and step["order"] == 9:
+            row |= {"asked": step["max"], "delivered": result.get("success")}
+            others["always9"].append(row)
+        elif step.get("step") == "hugetlb" and step.get("kib", 0) > 2048:
+            row |= {"asked": step["requested"], "delivered": step.get("got")}
+            others["gigantic"].append(row)
+
+
+def _blocks9(state: dict[str, Any] | None) -> int | None:
+    if not state:
+        return None
+    return sum(int(row[9]) + 2 * int(row[10]) for row in state["buddy"].values())
+
+
+def error_lines(steps: Sequence[StepForecast | dict[str, Any]]) -> list[str]:
+    """Return the median and mean error of each forecast, where the record tells the outcome."""
+    rows = [step if isinstance(step, dict) else step.to_json() for step in steps]
+    told = [row for row in rows if row["delivered"]]
+    lines = []
+    for name in ("from_step", "closed_form_step", "from_snapshot", "closed_form_snapshot", "no_op"):
+        errors = sorted(abs(row[name] - row["delivered"]) / row["delivered"] for row in told)
+        if errors:
+            middle, mean = errors[len(errors) // 2], sum(errors) / len(errors)
+            lines.append(
+                f"{name}: median {middle:.2%}, mean {mean:.2%}, max {errors[-1]:.1%} of "
+                f"{len(errors)} steps"
+            )
+    return lines
+
+
+def dumps(report: dict[str, Any], *, version: str) -> str:
+    """Return the report as one JSON object."""
+    return json.dumps({"schema": SCHEMA, "contigmm": version, **report})
