@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from contigmm.answers.request import MAX_PAGE_ORDER, Request
-from contigmm.answers.trial import suitable_blocks
 from contigmm.description import ZONE_NAMES, MachineDescription
 from contigmm.phys import Memory
+from contigmm.phys.free_lists import suitable_blocks
 
 _UNITS: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 

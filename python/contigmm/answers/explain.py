@@ -8,10 +8,11 @@ from typing import Any, Final
 import numpy as np
 
 from contigmm.answers.arithmetic import sizes, unknowns, zone_lines
-from contigmm.answers.request import CONTIG_GFP, DIRECT_RECLAIM, Request
+from contigmm.answers.request import CONTIG_GFP, Request
 from contigmm.answers.trial import Trial, drawn_machines, run_until_refused
 from contigmm.description import MachineDescription, PageClass
 from contigmm.phys import Memory
+from contigmm.phys.gfp import DIRECT_RECLAIM
 
 DRAWS: Final = 5
 SUCCEEDS: Final = "succeeds"

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from contigmm.answers.request import MAX_PAGE_ORDER, Request
 from contigmm.description import MachineDescription
 from contigmm.hosts import build, read, spec_of
@@ -86,9 +84,3 @@ def _ask(memory: Memory, request: Request, nr: int) -> int:
     else:
         memory.run_alloc(nr=request.nr_pages, cpu=0, gfp=request.gfp)
     return 1
-
-
-def suitable_blocks(counts: np.ndarray[tuple[int], np.dtype[np.uint64]], order: int) -> int:
-    """Return how many blocks of ``order`` these free blocks could be carved into."""
-    larger = counts[order:].astype(np.int64)
-    return int((larger << np.arange(len(larger))).sum())

@@ -18,13 +18,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from contigmm.answers.request import GFP
-from contigmm.answers.trial import suitable_blocks
 from contigmm.description import MachineDescription, MigrateType, PcpDescription, ZoneDescription
 from contigmm.hosts import Evidence, build, read
 from contigmm.hosts.proc_text import MIGRATETYPE_NAMES, PageTypeInfo, ZoneKey
 from contigmm.hosts.source_error import SourceError
 from contigmm.phys import Memory
+from contigmm.phys.free_lists import suitable_blocks
+from contigmm.phys.gfp import GFP
 from contigmm.sim.boot import boot_memory
 
 FORMAT: Final = "contig-truth/1"
