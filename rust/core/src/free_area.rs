@@ -204,23 +204,34 @@ impl FreeArea {
         mt: MigrateType,
     ) {
         self.nonempty[mt.index()] |= (1 << high.get()) - (1 << low.get());
-        for order in low.up_to(high).rev() {
-            let upper = pfn.0 + order.nr_pages();
-            let list = &mut self.lists[slot(order)][mt.index()];
-            debug_assert_eq!(list.nr, 0, "nothing smaller was found");
-            *list = List {
-                head: upper,
-                tail: upper,
-                nr: 1,
-            };
-            if map.is_hi(order) {
-                map.hi.set_free(upper, order);
-                *map.hi.link_mut(upper) = [NONE, NONE];
-            } else {
-                map.lo.set_free(upper, order);
-                *map.lo.link_mut(upper) = [NONE, NONE];
-            }
+        let mut high = high;
+        if let Some(half) = high.smaller().filter(|&half| map.is_hi(half)) {
+            // Only MAX has halves in the hi store.
+            self.fill_one(&mut map.hi, pfn.0 + half.nr_pages(), half, mt);
+            high = half;
         }
+        for order in low.up_to(high).rev() {
+            self.fill_one(&mut map.lo, pfn.0 + order.nr_pages(), order, mt);
+        }
+    }
+
+    #[inline(always)]
+    fn fill_one<const SHIFT: u32>(
+        &mut self,
+        store: &mut Store<SHIFT>,
+        pfn: u32,
+        order: Order,
+        mt: MigrateType,
+    ) {
+        let list = &mut self.lists[slot(order)][mt.index()];
+        debug_assert_eq!(list.nr, 0, "nothing smaller was found");
+        *list = List {
+            head: pfn,
+            tail: pfn,
+            nr: 1,
+        };
+        store.set_free(pfn, order);
+        *store.link_mut(pfn) = [NONE, NONE];
     }
 
     /// Takes a free block off its list; its head is unmarked, its links are zero:

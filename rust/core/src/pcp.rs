@@ -238,6 +238,19 @@ impl Zone {
         self.refill(with.reborrow(), *ac, flags, pindex)
     }
 
+    /// The same for a single frame, when the list has one; else nothing.
+    #[inline(always)]
+    pub(crate) fn pop_pcp(&mut self, with: &mut Parts<'_>, ac: &AllocContext) -> Option<Pfn> {
+        let pcp = &mut self.pcps[usize::from(ac.cpu.0)];
+        let pfn = pcp.lists[order_to_pindex(ac.migratetype, Order::ZERO)].pop_front()?;
+        pcp.free_count >>= 1;
+        pcp.count -= 1;
+        let costs = &with.clock.costs;
+        with.clock
+            .charge(ac.cpu, u64::from(costs.alloc_ns) + u64::from(costs.pcp_ns));
+        Some(Pfn(pfn))
+    }
+
     #[cold]
     fn refill(
         &mut self,
