@@ -129,6 +129,25 @@ MMAP_PAGE_ZERO: Final = 0x10_0000
 ADDR_COMPAT_LAYOUT: Final = 0x20_0000
 READ_IMPLIES_EXEC: Final = 0x40_0000
 
+# include/uapi/linux/mempolicy.h, v6.18
+MPOL_DEFAULT: Final = 0
+MPOL_PREFERRED: Final = 1
+MPOL_BIND: Final = 2
+MPOL_INTERLEAVE: Final = 3
+MPOL_LOCAL: Final = 4
+MPOL_PREFERRED_MANY: Final = 5
+MPOL_WEIGHTED_INTERLEAVE: Final = 6
+MPOL_MAX: Final = 7
+MPOL_F_STATIC_NODES: Final = 1 << 15
+MPOL_F_RELATIVE_NODES: Final = 1 << 14
+MPOL_F_NUMA_BALANCING: Final = 1 << 13
+MPOL_F_NODE: Final = 1
+MPOL_F_ADDR: Final = 2
+MPOL_F_MEMS_ALLOWED: Final = 4
+MPOL_MF_STRICT: Final = 1
+MPOL_MF_MOVE: Final = 2
+MPOL_MF_MOVE_ALL: Final = 4
+
 # include/uapi/linux/fcntl.h, v6.18
 F_ADD_SEALS: Final = 1033
 F_GET_SEALS: Final = 1034

@@ -1,5 +1,7 @@
 """Whatever a few processes do, what was promised, charged and held is given back at the end."""
 
+import contextlib
+import itertools
 import random
 
 import pytest
@@ -49,10 +51,10 @@ def step(rng: random.Random, task, tasks) -> None:
             exit_task(task)
 
 
-def check(mm) -> None:
+def balance(mm) -> None:
     vmas = mm.all_vmas()
     assert len(vmas) == mm.map_count == len(mm.index)
-    assert all(left.vm_end <= right.vm_start for left, right in zip(vmas, vmas[1:], strict=False))
+    assert all(left.vm_end <= right.vm_start for left, right in itertools.pairwise(vmas))
     assert sum(map(vma_pages, vmas)) == mm.total_vm
     pinned = sum(vma_pages(v) for v in vmas if v.run is not None and v.run.pieces_merge)
     locked = sum(vma_pages(v) for v in vmas if v.vm_flags & 0x2000)
@@ -68,12 +70,10 @@ def test_books_balance_at_the_end(make_task, profile, seed):
     config, memory = tasks[0].mm.config, tasks[0].mm.memory
     for _ in range(80):
         task = rng.choice(tasks)
-        try:
+        with contextlib.suppress(SyscallError, MemoryFault):
             step(rng, task, tasks)
-        except (SyscallError, MemoryFault):
-            pass
         for each in tasks:
-            check(each.mm)
+            balance(each.mm)
         if profile != "rfc2017":  # its defects break the core's invariants: that is their point
             memory.check()
     for task in tasks:

@@ -47,7 +47,7 @@ class MmConfig:
 
     __slots__ = (
         "contig", "dac_mmap_min_addr", "huge", "hugetlb_free", "max_map_count", "memory",
-        "mmap_base", "mmap_legacy_base", "mmap_min_addr", "overcommit", "stack_guard_gap",
+        "mmap_base", "mmap_legacy_base", "mmap_min_addr", "nodes", "overcommit", "stack_guard_gap",
         "thp_always", "thp_madvise",
     )  # fmt: skip
 
@@ -72,6 +72,7 @@ class MmConfig:
         self.mmap_legacy_base = TASK_UNMAPPED_BASE
         self.thp_always = thp == "always"
         self.thp_madvise = thp == "madvise"
+        self.nodes = 1  # mask of the nodes that have memory
         self.hugetlb_free = 0  # free 2 MiB pages in the pool
 
     def last_unmapped(self, file: "Backing") -> None:
