@@ -19,7 +19,7 @@ from contigmm.mm.files import (
     SharedAnonymous,
     SpecialMapping,
 )
-from contigmm.mm.flags import VM_GROWSDOWN, VmFlags
+from contigmm.mm.flags import VmFlags
 from contigmm.mm.mm_struct import MmStruct
 from contigmm.mm.policy import Contig, ContigPolicy, Run
 from contigmm.mm.task import Task
@@ -205,9 +205,8 @@ class GraphReader:
         mm.map_count = row["map_count"]
         for plain in row["vmas"]:
             vma = self._read_vma(plain)
-            gap_below = self._config.stack_guard_gap if vma.vm_flags & VM_GROWSDOWN else 0
             mm.vmas[vma.id] = vma
-            mm.index.insert(start=vma.vm_start, end=vma.vm_end, id=vma.id, gap_below=gap_below)
+            mm.index.insert(start=vma.vm_start, end=vma.vm_end, id=vma.id)
 
     def _read_vma(self, row: Plain) -> VmArea:
         start, end, vm_flags, pgoff = row["at"]
