@@ -18,6 +18,43 @@ def bench() -> None:
     """Measure speed beside peers."""
 
 
+@app.command("core")
+def core(
+    json_: Json = False,
+    rounds: Rounds = 9,
+    frames: Annotated[int, typer.Option(min=1 << 12, help="Frames of each allocator.")] = 1 << 21,
+) -> None:
+    """What the allocator costs, beside two of crates.io; from a checkout, with cargo."""
+    from contigmm.bench.core_program import core_report
+
+    report = core_report(runs=rounds, arguments=("--frames", str(frames)))
+    if json_:
+        print(json.dumps(report))
+        return
+    for row in report["results"]:
+        print(
+            f"{row['allocator']:24} {row['pattern']:15} order {row['order']:2} {row['op']:6}"
+            f" {row['min_ns']:12.1f} ns least, {row['median_ns']:12.1f} ns median"
+            + (", per-CPU lists" if row["pcp"] else "")
+        )
+
+
+@app.command("python")
+def python(json_: Json = False, rounds: Rounds = 15) -> None:
+    """What the library's system calls cost, beside those of the kernel that runs it."""
+    from contigmm.bench.python_report import python_report
+    from contigmm.hosts import describe
+
+    report = python_report(describe("spec:medium"), rounds=rounds)
+    if json_:
+        print(json.dumps(report))
+        return
+    for row in report["results"]:
+        print(
+            f"{row['name']:22} {row['min_us']:10.2f} us least, {row['median_us']:10.2f} us median"
+        )
+
+
 @app.command("rpc")
 def rpc(json_: Json = False, rounds: Rounds = 9) -> None:
     """What a call costs the server, beside a bare grpc.aio echo and beside no server at all."""

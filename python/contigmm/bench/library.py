@@ -1,0 +1,102 @@
+"""What the library costs: system calls of a process, page tables and zeroing included.
+
+Input: ``spec:medium`` (4 GiB, freshly booted), profile ``contig``, one process with no other VMA
+than the one measured, but where ``vmas`` says more.
+"""
+
+from typing import Final
+
+from contigmm.abi import (
+    MAP_ANONYMOUS,
+    MAP_CONTIG,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+)
+from contigmm.bench.measure import Subject
+from contigmm.sim.machine import Machine
+from contigmm.sim.process import Process
+
+KIB_64: Final = 64 << 10
+MIB_4: Final = 4 << 20
+PAGE: Final = 4096
+_RW: Final = PROT_READ | PROT_WRITE
+_PRIVATE: Final = MAP_PRIVATE | MAP_ANONYMOUS
+_NO_LIMIT: Final = {"MEMLOCK": (1 << 62, 1 << 62)}
+_PFN_MASK: Final = (1 << 55) - 1
+_FAULTS: Final = 1024
+_FORK_VMAS: Final = 1000
+
+
+def subjects(machine: Machine) -> list[Subject]:
+    """Everything that is measured on ``machine``."""
+    return [
+        _pair(machine, "mmap_munmap_64k", KIB_64, _PRIVATE, number=500),
+        _pair(machine, "contig_64k", KIB_64, _PRIVATE | MAP_CONTIG, number=500),
+        _pair(machine, "contig_4m", MIB_4, _PRIVATE | MAP_CONTIG, number=20),
+        _fault(machine),
+        _fork(machine),
+        _pair(machine, "populate_4m", MIB_4, _PRIVATE | MAP_POPULATE, number=20),
+    ]
+
+
+def _spawn(machine: Machine, name: str) -> Process:
+    return machine.spawn(name, rlimits=_NO_LIMIT)
+
+
+def _pair(machine: Machine, name: str, length: int, flags: int, *, number: int) -> Subject:
+    process = _spawn(machine, name)
+
+    def work() -> None:
+        process.munmap(process.mmap(0, length, _RW, flags), length)
+
+    def check() -> None:
+        if flags & MAP_CONTIG:
+            _check_contiguous(process, length)
+
+    return Subject(name, work, number, before=check)
+
+
+def _check_contiguous(process: Process, length: int) -> None:
+    """Untimed: the pages are there, next to each other, and zero."""
+    addr = process.mmap(0, length, _RW, _PRIVATE | MAP_CONTIG)
+    pfns = process.pagemap(addr, length) & _PFN_MASK
+    if not (pfns[0] and (pfns[1:] == pfns[:-1] + 1).all()):
+        raise RuntimeError("MAP_CONTIG did not map contiguous frames")
+    if process.read(addr, length).strip(b"\0"):
+        raise RuntimeError("MAP_CONTIG did not map zeroed frames")
+    process.write(addr, b"\1" * length)  # so that the next check sees whether they are zeroed
+    process.munmap(addr, length)
+
+
+def _fault(machine: Machine) -> Subject:
+    """One write to a page that is absent, in a mapping of 4 MiB."""
+    process = _spawn(machine, "fault")
+    place = [0]
+
+    def before() -> None:
+        place[0] = process.mmap(0, _FAULTS * PAGE, _RW, _PRIVATE)
+
+    def work() -> None:
+        process.touch(place[0], 1)
+        place[0] += PAGE
+
+    def after() -> None:
+        process.munmap(place[0] - _FAULTS * PAGE, _FAULTS * PAGE)
+
+    return Subject("fault", work, _FAULTS, before=before, after=after)
+
+
+def _fork(machine: Machine) -> Subject:
+    """A fork of 1,000 VMAs that each have a page, and the child's exit."""
+    process = _spawn(machine, "fork")
+    base = process.mmap(0, _FORK_VMAS * PAGE, PROT_READ, _PRIVATE)
+    for at in range(base, base + _FORK_VMAS * PAGE, 2 * PAGE):
+        process.mprotect(at, PAGE, _RW)
+        process.touch(at, 1)
+
+    def work() -> None:
+        process.fork().exit()
+
+    return Subject("fork_1000_vmas", work, 2, vmas=_FORK_VMAS)

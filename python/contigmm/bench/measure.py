@@ -1,0 +1,59 @@
+"""Measuring several subjects side by side: rounds are interleaved, so that all see one weather."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True, frozen=True)
+class Subject:
+    """Something to measure: ``work`` is called ``number`` times a round and timed as a whole.
+
+    ``before`` and ``after`` run untimed around each round.
+    """
+
+    name: str
+    work: Callable[[], object]
+    number: int
+    vmas: int = 1
+    before: Callable[[], object] | None = None
+    after: Callable[[], object] | None = None
+
+
+def interleaved(subjects: Sequence[Subject], *, rounds: int) -> list[dict[str, Any]]:
+    """Measure every subject once a round; give microseconds a call, least and median."""
+    times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for _ in range(rounds):
+        for subject in subjects:
+            times[subject.name].append(_one_round(subject))
+    return [
+        {
+            "name": subject.name,
+            "vmas": subject.vmas,
+            "min_us": round(min(times[subject.name]), 3),
+            "median_us": round(statistics.median(times[subject.name]), 3),
+            "runs": rounds,
+        }
+        for subject in subjects
+    ]
+
+
+def _one_round(subject: Subject) -> float:
+    if subject.before is not None:
+        subject.before()
+    work = subject.work
+    calls = range(subject.number)
+    collecting = gc.isenabled()
+    gc.disable()  # as timeit does: another subject's garbage is not this one's cost
+    start = time.perf_counter()
+    for _ in calls:
+        work()
+    elapsed = time.perf_counter() - start
+    if collecting:
+        gc.enable()
+    if subject.after is not None:
+        subject.after()
+    return elapsed / subject.number * 1e6

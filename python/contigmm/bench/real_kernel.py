@@ -1,0 +1,40 @@
+"""The real kernel's own figures, through ctypes, in the same run as the library's."""
+
+import ctypes
+import sys
+from typing import Final
+
+from contigmm.abi import MAP_ANONYMOUS, MAP_POPULATE, MAP_PRIVATE, PROT_READ, PROT_WRITE
+from contigmm.bench.library import KIB_64, MIB_4
+from contigmm.bench.measure import Subject
+
+_RW: Final = PROT_READ | PROT_WRITE
+_PRIVATE: Final = MAP_PRIVATE | MAP_ANONYMOUS
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+def subjects() -> list[Subject]:
+    """The same pairs asked of the kernel that runs us; none where it is not Linux."""
+    if sys.platform != "linux":
+        return []
+    return [
+        _pair("real_mmap_munmap_64k", KIB_64, _PRIVATE, number=500),
+        _pair("real_populate_4m", MIB_4, _PRIVATE | MAP_POPULATE, number=5),
+    ]
+
+
+def _pair(name: str, length: int, flags: int, *, number: int) -> Subject:
+    libc = ctypes.CDLL(None, use_errno=True)
+    mmap, munmap = libc.mmap, libc.munmap
+    mmap.restype = ctypes.c_void_p
+    word = ctypes.c_size_t
+    mmap.argtypes = [ctypes.c_void_p, word, ctypes.c_int, ctypes.c_int, ctypes.c_int, word]
+    munmap.argtypes = [ctypes.c_void_p, word]
+
+    def work() -> None:
+        addr = mmap(None, length, _RW, flags, -1, 0)
+        if addr == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), "mmap")
+        munmap(addr, length)
+
+    return Subject(name, work, number)
