@@ -383,25 +383,23 @@ impl Memory {
 
     #[cold]
     fn make_leaf(&mut self, cpu: Cpu, mm: MmId, vpn: u64) -> Result<LeafId, AllocError> {
-        let pgd = match self.owners.space(mm).pgd {
-            Some(pgd) => pgd,
-            None => {
-                let pfn = self.alloc_table(cpu, mm, Level::Pgd)?;
-                let pgd = self.owners.tables.new_dir(pfn);
-                self.owners.space_mut(mm).pgd = Some(pgd);
-                pgd
-            }
+        let pgd = if let Some(pgd) = self.owners.space(mm).pgd {
+            pgd
+        } else {
+            let pfn = self.alloc_table(cpu, mm, Level::Pgd)?;
+            let pgd = self.owners.tables.new_dir(pfn);
+            self.owners.space_mut(mm).pgd = Some(pgd);
+            pgd
         };
         let mut upper = pgd;
         for (level, kind) in [(2, Level::Pud), (1, Level::Pmd)] {
-            upper = match self.owners.tables.dir_of(pgd, vpn, level) {
-                Some(dir) => dir,
-                None => {
-                    let pfn = self.alloc_table(cpu, mm, kind)?;
-                    let dir = self.owners.tables.new_dir(pfn);
-                    self.owners.tables.link_dir(upper, vpn, level + 1, dir);
-                    dir
-                }
+            upper = if let Some(dir) = self.owners.tables.dir_of(pgd, vpn, level) {
+                dir
+            } else {
+                let pfn = self.alloc_table(cpu, mm, kind)?;
+                let dir = self.owners.tables.new_dir(pfn);
+                self.owners.tables.link_dir(upper, vpn, level + 1, dir);
+                dir
             };
         }
         let pfn = self.alloc_table(cpu, mm, Level::Pte)?;
@@ -412,14 +410,14 @@ impl Memory {
 
     /// A frame for a page table: `pagetable_alloc()`.
     fn alloc_table(&mut self, cpu: Cpu, mm: MmId, level: Level) -> Result<Pfn, AllocError> {
-        let pfn = match self.owners.space_mut(mm).table_stock.pop() {
-            Some(pfn) => pfn,
-            None => {
-                let pfn =
-                    self.alloc_class(cpu, GFP_PGTABLE_USER, Order::ZERO, None, PageClass::Pgtable)?;
-                self.owners.stat.nr_page_table_pages += 1;
-                pfn
-            }
+        let captured = self.owners.space_mut(mm).table_stock.pop();
+        let pfn = if let Some(pfn) = captured {
+            pfn
+        } else {
+            let gfp = GFP_PGTABLE_USER;
+            let pfn = self.alloc_class(cpu, gfp, Order::ZERO, None, PageClass::Pgtable)?;
+            self.owners.stat.nr_page_table_pages += 1;
+            pfn
         };
         if level != Level::Pgd {
             self.owners.space_mut(mm).tables[level as usize] += 1;

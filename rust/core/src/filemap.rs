@@ -21,8 +21,14 @@ const INITIAL_READ_AHEAD: u64 = 4;
 #[error("frame {0} cannot be given an owner")]
 pub struct AdoptError(pub u32);
 
-/// Where a frame is mapped: address space and virtual page.
-pub type Mappings = Vec<(MmId, u64)>;
+/// Who uses a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Address space and virtual page of every present entry.
+    pub mappings: Vec<(MmId, u64)>,
+    /// The page of a file that it caches.
+    pub page: Option<(FileId, u32)>,
+}
 
 impl Memory {
     /// A new file; nothing of it is cached.
@@ -278,12 +284,15 @@ impl Memory {
     }
 
     /// Who owns a frame: its mappings, or its file and page.
-    pub fn owner_of(&self, pfn: Pfn) -> (Mappings, Option<(FileId, u32)>) {
+    pub fn owner_of(&self, pfn: Pfn) -> Owner {
         let cached = self.map.class(pfn).is_cached();
         let file = FileId(self.map.anchor(pfn));
         let owned = self.map.flags(pfn) & page_flags::LRU != 0;
-        let file = (cached && owned && self.has_file(file)).then(|| (file, self.map.index(pfn)));
-        (self.rmap_walk(pfn), file)
+        let page = (cached && owned && self.has_file(file)).then(|| (file, self.map.index(pfn)));
+        Owner {
+            mappings: self.rmap_walk(pfn),
+            page,
+        }
     }
 }
 

@@ -6,10 +6,10 @@ use crate::address_space::{
     ANON_FLAGS, Cause, MmId, Owners, Progress, RssKind, rss_kind, vm_flags,
 };
 use crate::gfp::Gfp;
-use crate::mem_map::{PageClass, page_flags};
+use crate::mem_map::{MemMap, PageClass, page_flags};
 use crate::memory::Memory;
-use crate::page_cache::FileId;
-use crate::page_table::{Leaf, Pte, Span, slot_of};
+use crate::page_cache::{FileId, PageCache};
+use crate::page_table::{LeafId, Pte, Span, slot_of};
 use crate::rmap::Rmap;
 use crate::units::{Cpu, Order};
 
@@ -67,68 +67,49 @@ impl Memory {
     }
 
     /// `copy_pte_range()`.
-    fn copy_span(
-        &mut self,
-        copy: &Copy,
-        span: Span,
-        to: crate::page_table::LeafId,
-    ) -> Result<(), Cause> {
+    fn copy_span(&mut self, copy: &Copy, span: Span, to: LeafId) -> Result<(), Cause> {
         let pte_ns = u64::from(self.clock.costs.pte_ns);
         self.clock.charge(copy.cpu, span.nr * pte_ns);
         let mut copied = *self.owners.tables.leaf(to).ptes;
-        let mut rss = [0_i64; 3];
         let mut pinned = Vec::new();
-        {
-            let Owners {
-                tables,
-                rmap,
-                cache,
-                wild,
-                ..
-            } = &mut self.owners;
-            let from: &mut Leaf = tables.leaf_mut(span.leaf);
-            for (vpn, slot) in (span.vpn..).zip(span.slots()) {
-                let pte = &mut from.ptes[slot];
-                if pte.is_none() {
-                    continue;
-                }
-                let old = *pte;
-                if old.has(Pte::ANON) {
-                    let pfn = old.pfn();
-                    if !copy.shared {
-                        if self.map.flags(pfn) & page_flags::PINNED != 0 {
-                            pinned.push((vpn, old));
-                            continue;
-                        }
-                        *pte = old.without(Pte::WRITE | Pte::EXCLUSIVE);
+        let Owners {
+            spaces,
+            tables,
+            rmap,
+            cache,
+            wild,
+            ..
+        } = &mut self.owners;
+        let child = spaces[copy.child.0 as usize].as_mut();
+        let rss = &mut child.expect("a live address space").rss;
+        let from = &mut tables.leaf_mut(span.leaf).ptes;
+        for (vpn, slot) in (span.vpn..).zip(span.slots()) {
+            let pte = &mut from[slot];
+            if pte.has(Pte::ANON) {
+                let pfn = pte.pfn();
+                if !copy.shared {
+                    if self.map.flags(pfn) & page_flags::PINNED != 0 {
+                        pinned.push((vpn, *pte));
+                        continue;
                     }
-                    self.map.get_page(pfn);
-                    rmap.dup(&mut self.map, pfn, vpn, copy.parent, copy.child);
-                    rss[RssKind::Anon as usize] += 1;
-                    copied[slot] = pte.without(NOT_INHERITED);
-                } else if old.has(Pte::GUARD | Pte::ZERO) {
-                    copied[slot] = old;
-                } else if old.has(Pte::WILD) {
-                    wild.present += 1;
-                    rss[RssKind::Anon as usize] += 1;
-                    copied[slot] = old;
-                } else {
-                    let pfn = old.pfn();
-                    self.map.get_page(pfn);
-                    self.map.add_mapcount(pfn, 1);
-                    let page = (vpn, self.map.index(pfn));
-                    cache.count_mapping(FileId(self.map.anchor(pfn)), copy.child, page, 1);
-                    rss[rss_kind(&self.map, pfn) as usize] += 1;
-                    let clean = if copy.shared { Pte::DIRTY } else { 0 };
-                    copied[slot] = old.without(NOT_INHERITED | clean);
+                    *pte = pte.without(Pte::WRITE | Pte::EXCLUSIVE);
                 }
+                self.map.get_page(pfn);
+                rmap.dup(&mut self.map, pfn, vpn, copy.parent, copy.child);
+                rss[RssKind::Anon as usize] += 1;
+                copied[slot] = pte.without(NOT_INHERITED);
+            } else if pte.has(Pte::GUARD | Pte::ZERO) {
+                copied[slot] = *pte;
+            } else if pte.has(Pte::WILD) {
+                wild.present += 1;
+                rss[RssKind::Anon as usize] += 1;
+                copied[slot] = *pte;
+            } else if !pte.is_none() {
+                rss[rss_kind(&self.map, pte.pfn()) as usize] += 1;
+                copied[slot] = copy.cached(&mut self.map, cache, vpn, *pte);
             }
-            *tables.leaf_mut(to).ptes = copied;
         }
-        let space = self.owners.space_mut(copy.child);
-        for (count, more) in space.rss.iter_mut().zip(rss) {
-            *count = count.checked_add_signed(more).expect("only more");
-        }
+        *tables.leaf_mut(to).ptes = copied;
         for (vpn, pte) in pinned {
             self.copy_present_page(copy, vpn, pte)?;
         }
@@ -167,4 +148,17 @@ struct Copy {
     child: MmId,
     cpu: Cpu,
     shared: bool,
+}
+
+impl Copy {
+    /// One more mapping of a page of a file, and its entry.
+    fn cached(&self, map: &mut MemMap, cache: &mut PageCache, vpn: u64, pte: Pte) -> Pte {
+        let pfn = pte.pfn();
+        map.get_page(pfn);
+        map.add_mapcount(pfn, 1);
+        let page = (vpn, map.index(pfn));
+        cache.count_mapping(FileId(map.anchor(pfn)), self.child, page, 1);
+        let clean = if self.shared { Pte::DIRTY } else { 0 };
+        pte.without(NOT_INHERITED | clean)
+    }
 }

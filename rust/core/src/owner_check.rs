@@ -170,59 +170,59 @@ impl Memory {
             let Some(head) = self.map.head_at(pfn) else {
                 continue;
             };
-            let flags = self.map.flags(pfn);
             let user = head.class.is_anon() || head.class.is_cached();
-            if !user || head.order > Order::ZERO || flags == 0 {
-                ensure!(
-                    !seen.frames.contains_key(&pfn.0),
-                    "frame {} is mapped",
-                    pfn.0
-                );
-                continue;
-            }
-            let (maps, locked) = seen.frames.get(&pfn.0).copied().unwrap_or_default();
-            let mapcount = self.map.mapcount(pfn);
-            ensure!(
-                maps == mapcount,
-                "frame {} has mapcount {mapcount} of {maps}",
-                pfn.0
-            );
-            let cached = u32::from(!head.class.is_anon());
-            let refs = self.map.refcount(pfn);
-            let holds = if flags & page_flags::PINNED == 0 {
-                0
+            if user && head.order == Order::ZERO && self.map.flags(pfn) != 0 {
+                self.check_user_frame(pfn, head.class, seen, &mut stat)?;
             } else {
-                self.map.pins(pfn)
-            };
-            let expected = maps + cached + holds * (GUP_PIN_COUNTING_BIAS + 1);
-            ensure!(
-                refs == expected,
-                "frame {} has {refs} references of {expected}",
-                pfn.0
-            );
-            let mlocked = flags & page_flags::MLOCKED != 0;
-            ensure!(
-                mlocked == locked,
-                "frame {} is locked: {mlocked}, not {locked}",
-                pfn.0
-            );
-            stat.nr_mlock += u64::from(locked);
-            stat.nr_contig += u64::from(holds > 0);
-            let mapped = u64::from(maps > 0);
-            if cached == 0 {
-                stat.nr_anon_mapped += mapped;
-            } else {
-                stat.nr_file_mapped += mapped;
-                stat.nr_file_pages += 1;
-                stat.nr_shmem += u64::from(head.class.is_shmem());
+                let mapped = seen.frames.contains_key(&pfn.0);
+                ensure!(!mapped, "frame {} is mapped", pfn.0);
             }
         }
         stat.nr_page_table_pages = self.owners.stat.nr_page_table_pages;
+        let kept = self.owners.stat;
+        ensure!(stat == kept, "counters {kept:?}, counted {stat:?}");
+        Ok(())
+    }
+
+    /// Counts of one frame that user space or the page cache owns.
+    fn check_user_frame(
+        &self,
+        pfn: Pfn,
+        class: PageClass,
+        seen: &Seen,
+        stat: &mut UserStat,
+    ) -> Result<(), String> {
+        let (flags, at) = (self.map.flags(pfn), pfn.0);
+        let (maps, locked) = seen.frames.get(&at).copied().unwrap_or_default();
+        let mapcount = self.map.mapcount(pfn);
         ensure!(
-            stat == self.owners.stat,
-            "counters {:?}, counted {stat:?}",
-            self.owners.stat
+            maps == mapcount,
+            "frame {at} has mapcount {mapcount} of {maps}"
         );
+        let cached = u32::from(!class.is_anon());
+        let refs = self.map.refcount(pfn);
+        let held = flags & page_flags::PINNED != 0;
+        let holds = if held { self.map.pins(pfn) } else { 0 };
+        let expected = maps + cached + holds * (GUP_PIN_COUNTING_BIAS + 1);
+        ensure!(
+            refs == expected,
+            "frame {at} has {refs} references of {expected}"
+        );
+        let mlocked = flags & page_flags::MLOCKED != 0;
+        ensure!(
+            mlocked == locked,
+            "frame {at} is locked: {mlocked}, not {locked}"
+        );
+        stat.nr_mlock += u64::from(locked);
+        stat.nr_contig += u64::from(held);
+        let mapped = u64::from(maps > 0);
+        if cached == 0 {
+            stat.nr_anon_mapped += mapped;
+        } else {
+            stat.nr_file_mapped += mapped;
+            stat.nr_file_pages += 1;
+            stat.nr_shmem += u64::from(class.is_shmem());
+        }
         Ok(())
     }
 

@@ -84,7 +84,7 @@ impl GapQuery {
 }
 
 /// What a parent knows of a subtree that has at least one entry.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Summary {
     first: u64,
     /// `start_gap()` of the first entry.
@@ -172,7 +172,7 @@ impl VmaIndex {
         if self.find(start).is_some_and(|next| next.start < end) {
             return Err(IndexError::Overlap { start, end });
         }
-        if let Some(right) = self.root.insert(entry) {
+        if let (Some(right), _) = self.root.insert(entry) {
             let left =
                 std::mem::replace(&mut self.root, Node::Inner(Vec::with_capacity(FANOUT + 1)));
             self.root
@@ -188,7 +188,7 @@ impl VmaIndex {
     /// # Errors
     /// [`IndexError::NotFound`].
     pub fn remove(&mut self, start: u64) -> Result<VmaEntry, IndexError> {
-        let entry = self.root.remove(start).ok_or(IndexError::NotFound(start))?;
+        let (entry, _) = self.root.remove(start).ok_or(IndexError::NotFound(start))?;
         self.len -= 1;
         while let Node::Inner(children) = &mut self.root {
             match children.len() {
@@ -222,6 +222,7 @@ impl VmaIndex {
         }
         self.root
             .replace(start, entry)
+            .map(|(old, _)| old)
             .ok_or(IndexError::NotFound(start))
     }
 
@@ -381,54 +382,60 @@ impl Node {
             .saturating_sub(1)
     }
 
-    /// Inserts, and gives back the right half if the node had to be split.
-    fn insert(&mut self, entry: VmaEntry) -> Option<Self> {
+    /// Inserts, and gives back the right half if the node had to be split; tells whether its summary
+    /// may have changed.
+    fn insert(&mut self, entry: VmaEntry) -> (Option<Self>, bool) {
         match self {
             Self::Leaf(entries) => {
                 let at = entries.partition_point(|e| e.start < entry.start);
                 entries.insert(at, entry);
-                (entries.len() > FANOUT).then(|| Self::Leaf(split_half(entries)))
+                let full = entries.len() > FANOUT;
+                (full.then(|| Self::Leaf(split_half(entries))), true)
             }
             Self::Inner(children) => {
                 let at = Self::child_of(children, entry.start);
-                let split = children[at].node.insert(entry);
-                children[at].summary = children[at].node.summary();
-                children.insert(at + 1, Child::new(split?));
-                (children.len() > FANOUT).then(|| Self::Inner(split_half(children)))
+                let (split, changed) = children[at].node.insert(entry);
+                let changed = changed && children[at].sum_up();
+                let Some(right) = split else {
+                    return (None, changed);
+                };
+                children.insert(at + 1, Child::new(right));
+                let full = children.len() > FANOUT;
+                (full.then(|| Self::Inner(split_half(children))), true)
             }
         }
     }
 
-    fn remove(&mut self, start: u64) -> Option<VmaEntry> {
+    /// Removes, and tells whether the summary may have changed.
+    fn remove(&mut self, start: u64) -> Option<(VmaEntry, bool)> {
         match self {
             Self::Leaf(entries) => {
                 let at = entries.binary_search_by_key(&start, |e| e.start).ok()?;
-                Some(entries.remove(at))
+                Some((entries.remove(at), true))
             }
             Self::Inner(children) => {
                 let at = Self::child_of(children, start);
-                let entry = children[at].node.remove(start)?;
+                let (entry, changed) = children[at].node.remove(start)?;
                 if children[at].node.len() < SPARSE {
                     join_sparse(children, at);
-                } else {
-                    children[at].summary = children[at].node.summary();
+                    return Some((entry, true));
                 }
-                Some(entry)
+                Some((entry, changed && children[at].sum_up()))
             }
         }
     }
 
-    fn replace(&mut self, start: u64, entry: VmaEntry) -> Option<VmaEntry> {
+    /// Replaces, and tells whether the summary may have changed.
+    fn replace(&mut self, start: u64, entry: VmaEntry) -> Option<(VmaEntry, bool)> {
         match self {
             Self::Leaf(entries) => {
                 let at = entries.binary_search_by_key(&start, |e| e.start).ok()?;
-                Some(std::mem::replace(&mut entries[at], entry))
+                Some((std::mem::replace(&mut entries[at], entry), true))
             }
             Self::Inner(children) => {
                 let at = Self::child_of(children, start);
-                let old = children[at].node.replace(start, entry)?;
-                children[at].summary = children[at].node.summary();
-                Some(old)
+                let (old, changed) = children[at].node.replace(start, entry)?;
+                Some((old, changed && children[at].sum_up()))
             }
         }
     }
@@ -496,6 +503,12 @@ impl Node {
 }
 
 impl Child {
+    /// Sums the node up anew and tells whether that made a difference.
+    fn sum_up(&mut self) -> bool {
+        let old = std::mem::replace(&mut self.summary, self.node.summary());
+        self.summary != old
+    }
+
     /// Whether a gap that long, and not outside the limits as a whole, lies below an entry of this
     /// subtree that follows `before`.
     fn may_hold(&self, before: u64, gap: Gap) -> bool {
