@@ -75,9 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog_name="contigmm",
             standalone_mode=False,
         )
-    except KeyboardInterrupt:
-        print("contigmm: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except (
         typer.TyperException,
         ContigmmError,
@@ -93,4 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         print(f"contigmm: {failure.sentence}", file=sys.stderr)
         return failure.status
+    if status == INTERRUPTED:  # what typer makes of KeyboardInterrupt
+        print("contigmm: interrupted", file=sys.stderr)
     return status if isinstance(status, int) else 0

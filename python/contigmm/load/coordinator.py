@@ -436,7 +436,7 @@ class _Run:
             duration_s=elapsed_ns / _NS,
             calls=len(samples),
             generator_processes=len(self._generators),
-            in_flight_mean=mean_in_flight(samples, elapsed_ns),
+            in_flight_mean=mean_in_flight(samples),
             in_flight_max=most_in_flight(samples),
             queue_depth_max=queue_depth_max,
             processes_in_window_min=int(windows.min(initial=self._plan.nr_processes)),

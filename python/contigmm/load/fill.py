@@ -185,7 +185,7 @@ def _cache_blocks(
     for zone in description.zones:
         inside = _inside(zone, free)
         nr_inside = int(_frames_of(free.order[inside]).sum())
-        if above[zone.key]:
+        if above[zone.key] and nr_inside:
             share = to_take / usable * above[zone.key] / nr_inside
             taken |= _sample(free, inside, share, rng)
     return _rows(free, taken), _rows(free, ~taken)
@@ -335,16 +335,20 @@ def _layout(description: MachineDescription) -> Layout:
 
 
 def _free_frames(description: MachineDescription, zone: ZoneDescription) -> int:
-    free = _layout(description).free
-    return int(_frames_of(free.order[_inside(zone, free)]).sum())
+    """Frames on the zone's free lists and on the per-CPU lists in front of them."""
+    layout = _layout(description)
+    return sum(
+        int(_frames_of(blocks.order[_inside(zone, blocks)]).sum())
+        for blocks in (layout.free, layout.pcp)
+    )
 
 
 def _frames_of(order: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.int64(1) << order.astype(np.int64)
 
 
-def _inside(zone: ZoneDescription, free: FreeBlocks) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = (free.pfn >= zone.start_pfn) & (free.pfn < zone.end_pfn)
+def _inside(zone: ZoneDescription, blocks: FreeBlocks | PcpPages) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (blocks.pfn >= zone.start_pfn) & (blocks.pfn < zone.end_pfn)
     return inside
 
 

@@ -53,8 +53,9 @@ def _title(report: Report) -> str:
     rates = ", ".join(
         f"{format_bytes(size.size_bytes)} {size.refused_share:.0%}" for size in report.sizes
     )
+    source = report.source.rpartition("/")[2]
     return (
-        f"{report.nr_processes} processes on {report.source}, {report.traffic.duration_s:.0f} s,"
+        f"{report.nr_processes} processes on {source}, {report.traffic.duration_s:.0f} s,"
         f" seed {report.seed}\nrefused: {rates}"
     )
 

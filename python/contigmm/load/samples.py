@@ -124,6 +124,9 @@ def most_in_flight(samples: Samples) -> int:
     return int(np.cumsum(steps[order]).max())
 
 
-def mean_in_flight(samples: Samples, duration_ns: int) -> float:
-    """Return the mean number of calls in flight, by Little's law."""
-    return float((samples["end_ns"] - samples["begin_ns"]).sum()) / max(duration_ns, 1)
+def mean_in_flight(samples: Samples) -> float:
+    """Return the mean number of calls in flight, from the first sent to the last answered."""
+    if not len(samples):
+        return 0.0
+    span_ns = int(samples["end_ns"].max()) - int(samples["begin_ns"].min())
+    return float((samples["end_ns"] - samples["begin_ns"]).sum()) / max(span_ns, 1)
