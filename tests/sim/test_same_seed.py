@@ -149,6 +149,20 @@ def test_another_seed_is_another_machine(history):
     assert other.digest() != machine.digest()
 
 
+@pytest.mark.parametrize("profile", ["contig", "rfc2017", "linux"])
+def test_a_restored_machine_goes_on_bit_for_bit(profile):
+    machine, script = boot(profile=profile), Script(12)
+    drive(machine, script, 600)
+    twin = Machine.restore(machine.snapshot())
+    twin.check()
+    assert twin.digest() == machine.digest()
+    told = drive(machine, script, 1000)
+    assert twin.execute([operation for operation, _ in told]) == [a for _, a in told]
+    assert twin.digest() == machine.digest()
+    assert twin.snapshot() == machine.snapshot()
+    twin.check()
+
+
 def test_damaged_snapshots_are_refused_with_a_sentence():
     snapshot = boot().snapshot()
     version = len(b"contigmm-machine")
