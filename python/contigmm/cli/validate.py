@@ -1,5 +1,6 @@
 """``contigmm validate``: agreement with what real kernels did."""
 
+import json
 import sys
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -25,6 +26,9 @@ def oracle(
         Path | None, typer.Option("-o", "--output", help="Where the results go, one a line.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes at work; 0: one a CPU.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the agreement as one JSON object.")
+    ] = False,
     show: Annotated[int, typer.Option(min=0, help="Differences to name.")] = 10,
 ) -> None:
     """Run recorded programs of system calls; compare where the truth is there."""
@@ -33,6 +37,8 @@ def oracle(
     with ExitStack() as stack:
         out = None if output is None else stack.enter_context(output.open("w", encoding="utf-8"))
         agreement = validate_files(files, output=out, jobs=jobs or None)
+    if as_json:
+        print(json.dumps(agreement.report()))
     for kind, programs in sorted(agreement.programs.items()):
         compared = agreement.compared.get(kind, 0)
         equal = agreement.equal.get(kind, 0)

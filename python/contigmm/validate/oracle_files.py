@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -50,6 +51,24 @@ class Agreement:
         self.equal[kind] = self.equal.get(kind, 0) + (not difference)
         if difference:
             self.differences.append(difference)
+
+    def report(self) -> dict[str, Any]:
+        """Return what ``--json`` prints: schema validate-oracle/1."""
+        classes = [
+            {
+                "class": kind,
+                "programs": programs,
+                "compared": self.compared.get(kind, 0),
+                "equal": self.equal.get(kind, 0),
+            }
+            for kind, programs in sorted(self.programs.items())
+        ]
+        return {
+            "schema": "validate-oracle/1",
+            "contigmm": version("contigmm"),
+            "classes": classes,
+            "differences": self.differences,
+        }
 
 
 def read_programs(path: Path) -> Iterator[str]:
