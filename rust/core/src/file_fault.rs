@@ -161,7 +161,9 @@ impl Memory {
             let Ok(index) = u32::try_from(index) else {
                 continue;
             };
-            let Some(pfn) = self.owners.cache.file(file).lookup(index) else {
+            let cached = self.owners.cache.file(file).lookup(index);
+            let uptodate = |pfn: &Pfn| self.map.flags(*pfn) & page_flags::UPTODATE != 0;
+            let Some(pfn) = cached.filter(uptodate) else {
                 continue;
             };
             let bits = self.read_bits(f, file);
@@ -185,6 +187,7 @@ impl Memory {
         bits: u64,
     ) -> Pte {
         self.map.get_page(pfn);
+        self.map.add_flags(pfn, page_flags::UPTODATE);
         self.owners.stat.nr_file_mapped += u64::from(self.map.mapcount(pfn) == 0);
         self.map.add_mapcount(pfn, 1);
         self.owners.cache.count_mapping(file, mm, (vpn, index), 1);

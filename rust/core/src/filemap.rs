@@ -73,6 +73,21 @@ impl Memory {
         Progress::finished(u64::from(nr))
     }
 
+    /// Brings absent pages of shared memory into the cache that nobody has filled yet, so that faults
+    /// elsewhere do not map them: `shmem_fallocate()`. `done` counts pages.
+    pub fn cache_reserve(&mut self, file: FileId, cpu: Cpu, index: u32, nr: u32) -> Progress {
+        for (done, at) in (0..).zip(index..index + nr) {
+            if self.owners.cache.file(file).lookup(at).is_some() {
+                continue;
+            }
+            match self.cache_page(cpu, file, at) {
+                Ok(pfn) => self.map.clear_flags(pfn, page_flags::UPTODATE),
+                Err(error) => return Progress::blocked(done, Cause::Memory(error)),
+            }
+        }
+        Progress::finished(u64::from(nr))
+    }
+
     /// One byte of a file, through the cache: `read(2)`. None at or behind its end.
     ///
     /// # Errors
@@ -128,7 +143,10 @@ impl Memory {
 
     fn file_page(&mut self, file: FileId, cpu: Cpu, index: u32) -> Result<Pfn, AllocError> {
         match self.owners.cache.file(file).lookup(index) {
-            Some(pfn) => Ok(pfn),
+            Some(pfn) => {
+                self.map.add_flags(pfn, page_flags::UPTODATE);
+                Ok(pfn)
+            }
             None => self.cache_page(cpu, file, index),
         }
     }

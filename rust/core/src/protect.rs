@@ -9,7 +9,7 @@ use crate::zap::Markers;
 
 impl Memory {
     /// Calls `change` for each leaf's entries in the range that are not none.
-    fn for_each_pte(
+    pub(crate) fn for_each_pte(
         &mut self,
         mm: MmId,
         vpn: u64,

@@ -66,7 +66,12 @@ impl Memory {
     }
 
     /// The present entries of a range and their virtual pages.
-    fn entries(&self, mm: MmId, vpn: u64, nr: u64) -> impl Iterator<Item = (u64, Pte)> + '_ {
+    pub(crate) fn entries(
+        &self,
+        mm: MmId,
+        vpn: u64,
+        nr: u64,
+    ) -> impl Iterator<Item = (u64, Pte)> + '_ {
         self.spans(mm, vpn, nr).flat_map(|span| {
             let ptes = &self.owners.tables.leaf(span.leaf).ptes[span.slots()];
             (span.vpn..)

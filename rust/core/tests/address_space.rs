@@ -267,3 +267,42 @@ fn file_pages_are_shared_copied_and_cut() {
     assert_eq!(free_frames(&memory), before);
     memory.check().unwrap();
 }
+
+#[test]
+fn a_page_given_up_goes_when_asked_for_unless_it_was_written_again() {
+    let mut memory = machine();
+    let mm = memory.mm_create();
+    let vma = anon(0x1000, 3);
+    for vpn in 0x1000..0x1003 {
+        store(&mut memory, mm, &vma, vpn, 5);
+    }
+    memory.lazy_free(mm, 0x1000, 2);
+    assert_eq!(load(&mut memory, mm, &vma, 0x1000), 5, "still readable");
+    assert_eq!(memory.usage(mm, 0x1000, 3).lazyfree, 2 * 4096);
+    store(&mut memory, mm, &vma, 0x1001, 6);
+    assert_eq!(memory.page_out(mm, CPU, 0x1000, 3), 1);
+    memory.check().unwrap();
+    let bytes = [0x1000, 0x1001, 0x1002].map(|vpn| load(&mut memory, mm, &vma, vpn));
+    assert_eq!(bytes, [0, 6, 5]);
+}
+
+#[test]
+fn a_read_does_not_map_reserved_pages_around_it() {
+    let mut memory = machine();
+    let mm = memory.mm_create();
+    let file = memory.file_create(FileSpec {
+        kind: FileKind::Shmem,
+        size: 8 * 4096,
+        fill: None,
+    });
+    let vma = VmArea {
+        flags: vm_flags::SHARED | vm_flags::WRITE | 1,
+        file: Some(file),
+        ..anon(0x4000, 8)
+    };
+    assert_eq!(memory.cache_reserve(file, CPU, 0, 4).blocked, None);
+    assert_eq!(memory.cache_insert(file, CPU, 4, 4).blocked, None);
+    assert_eq!(load(&mut memory, mm, &vma, 0x4000), 0);
+    assert_eq!(memory.rss(mm).shmem, 5);
+    memory.check().unwrap();
+}

@@ -1,0 +1,63 @@
+//! What a process says of pages that it will not need: `MADV_FREE`, `MADV_COLD`, `MADV_PAGEOUT`,
+//! mm/madvise.c v6.12. There is no swap, so only what was given up, or is a page of a file, goes.
+
+use crate::address_space::MmId;
+use crate::mem_map::page_flags;
+use crate::memory::Memory;
+use crate::page_table::Pte;
+use crate::units::Cpu;
+
+impl Memory {
+    /// Marks anonymous pages that nobody else maps as given up: clean, and not to be kept when
+    /// memory is short. A write takes that back. `madvise_free_pte_range()`.
+    pub fn lazy_free(&mut self, mm: MmId, vpn: u64, nr: u64) {
+        self.for_each_pte(mm, vpn, nr, |memory, _, pte| {
+            let pfn = pte.pfn();
+            let alone = pte.has(Pte::ANON) && memory.map.mapcount(pfn) == 1;
+            if !alone || memory.map.flags(pfn) & (page_flags::PINNED | page_flags::MLOCKED) != 0 {
+                return pte;
+            }
+            memory
+                .map
+                .clear_flags(pfn, page_flags::SWAPBACKED | page_flags::DIRTY);
+            pte.without(Pte::DIRTY | Pte::YOUNG)
+        });
+    }
+
+    /// Makes pages that nobody else maps look unused: `madvise_cold_or_pageout_pte_range()`.
+    pub fn cold(&mut self, mm: MmId, vpn: u64, nr: u64) {
+        self.for_each_pte(mm, vpn, nr, |memory, _, pte| {
+            let shared = !pte.is_present()
+                || pte.has(Pte::ZERO | Pte::WILD)
+                || memory.map.mapcount(pte.pfn()) > 1;
+            if shared { pte } else { pte.without(Pte::YOUNG) }
+        });
+    }
+
+    /// Reclaims pages that nobody else maps: those given up are freed, those of files are unmapped
+    /// and stay in the cache. Returns how many frames were freed. `reclaim_pages()`, mm/vmscan.c.
+    pub fn page_out(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64) -> u64 {
+        let before = self.cold_candidates(mm, vpn, nr);
+        let mut freed = 0;
+        for vpn in before {
+            freed += self.zap(mm, cpu, vpn, 1, crate::zap::Markers::Keep);
+        }
+        freed
+    }
+
+    /// Virtual pages whose pages can go.
+    fn cold_candidates(&self, mm: MmId, vpn: u64, nr: u64) -> Vec<u64> {
+        let goes = |pte: &Pte| {
+            if !pte.is_present() || pte.has(Pte::ZERO | Pte::WILD | Pte::LOCKED) {
+                return false;
+            }
+            let (flags, maps) = (self.map.flags(pte.pfn()), self.map.mapcount(pte.pfn()));
+            let given_up = flags & page_flags::SWAPBACKED == 0 && !pte.has(Pte::DIRTY);
+            maps == 1 && (!pte.has(Pte::ANON) || given_up)
+        };
+        self.entries(mm, vpn, nr)
+            .filter(|(_, pte)| goes(pte))
+            .map(|(vpn, _)| vpn)
+            .collect()
+    }
+}
