@@ -450,13 +450,48 @@ def _check_layout(description: MachineDescription, layout: Layout) -> None:
         raise DescriptionError("A block or folio does not begin or end at a multiple of its size.")
     _check_disjoint(start, nr)
     _check_in_zones(description, start, nr, len(frames.nr))
-    used = frames.owner != NO_OWNER
-    if used.any() and int(frames.owner[used].max()) >= len(layout.owners):
-        raise DescriptionError("A used frame's owner does not exist.")
+    _check_owners(frames, layout.owners)
     if int(pcp.cpu.max(initial=0)) >= description.nr_cpus:
         raise DescriptionError("A per-CPU list belongs to a CPU that does not exist.")
     if len(layout.pageblock_type) != -(-description.nr_frames // PAGEBLOCK_NR_PAGES):
         raise DescriptionError("There is not exactly one migratetype a pageblock.")
+
+
+_OWNED_BY: Final = {
+    OwnerKind.PROCESS: (
+        PageClass.ANON,
+        PageClass.ANON_THP,
+        PageClass.MLOCKED,
+        PageClass.PGTABLE,
+    ),
+    OwnerKind.FILE: (PageClass.FILE, PageClass.FILE_LARGE),
+    OwnerKind.SHMEM: (PageClass.SHMEM, PageClass.SHMEM_THP),
+}
+
+
+def _check_owners(frames: FrameRuns, owners: tuple[OwnerDescription, ...]) -> None:
+    """Owners have frames of their kind, and no page of an owner is there twice."""
+    owned = frames.owner != NO_OWNER
+    if not owned.any():
+        return
+    owner, kind = frames.owner[owned].astype(np.int64), frames.page_class[owned]
+    if int(owner.max()) >= len(owners):
+        raise DescriptionError("A used frame's owner does not exist.")
+    number_of = {name: number for number, name in enumerate(OwnerKind)}
+    allowed = np.zeros((len(OwnerKind), len(PageClass)), bool)
+    for name, classes in _OWNED_BY.items():
+        allowed[number_of[name], list(classes)] = True
+    owner_kind = np.array([number_of[one.kind] for one in owners], np.int64)
+    if not allowed[owner_kind[owner], kind].all():
+        raise DescriptionError("An owner has a frame of a class that is not its kind's.")
+    pages = kind != PageClass.PGTABLE
+    place = owner[pages] << 32 | frames.index[owned][pages].astype(np.int64)
+    nr = frames.nr[owned][pages].astype(np.int64)
+    if (place[1:] <= place[:-1]).any():
+        by_place = np.argsort(place, kind="stable")
+        place, nr = place[by_place], nr[by_place]
+    if ((place & 0xFFFFFFFF) + nr > MAX_NR_FRAMES).any() or (place[1:] < (place + nr)[:-1]).any():
+        raise DescriptionError("A page of an owner is described twice, or lies beyond the last.")
 
 
 def _check_disjoint(start: npt.NDArray[np.int64], nr: npt.NDArray[np.int64]) -> None:

@@ -164,7 +164,9 @@ def test_bytes_that_unpack_to_too_much_are_refused():
         ("nr", u32(0, 512), "multiple"),
         ("start", u32(0, 1024), "no zone"),
         ("page_class", u8(18, 0), "class"),
-        ("owner", u32(1, 0), "owner"),
+        ("owner", u32(NO_OWNER, 1), "owner does not exist"),
+        ("owner", u32(0, 0), "not its kind's"),
+        ("index", u32(0, 2**32 - 5), "beyond the last"),
         ("order", u8(0, 19), "folio"),
         ("index", u32(1), "length"),
     ],
@@ -174,3 +176,21 @@ def test_a_layout_that_contradicts_itself_is_refused(column, value, sentence):
     wrong = replace(layout, frames=replace(layout.frames, **{column: value}))
     with pytest.raises(DescriptionError, match=sentence):
         replace(small(), layout=wrong).check()
+
+
+def test_a_page_that_an_owner_has_twice_is_refused():
+    layout = small_layout()
+    frames = replace(
+        layout.frames,
+        start=u32(0, 512, 768),
+        nr=u32(16, 256, 256),
+        page_class=u8(PageClass.KERNEL, PageClass.ANON, PageClass.ANON),
+        order=u8(0, 0, 0),
+        flags=u8(0, 16, 16),
+        owner=u32(NO_OWNER, 0, 0),
+        index=u32(0, 256, 0),
+    )
+    replace(small(), layout=replace(layout, frames=frames)).check()
+    twice = replace(frames, index=u32(0, 200, 0))
+    with pytest.raises(DescriptionError, match="described twice"):
+        replace(small(), layout=replace(layout, frames=twice)).check()

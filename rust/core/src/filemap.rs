@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::address_space::{ANON_FLAGS, Cause, MmId, Progress, RssKind, rss_kind};
 use crate::contents::PAGE_SIZE;
 use crate::error::AllocError;
-use crate::mem_map::{PageClass, page_flags};
+use crate::mem_map::{MemMap, PageClass, page_flags};
 use crate::memory::Memory;
 use crate::page_cache::{FileId, FileKind, FileSpec};
 use crate::page_table::{PTRS_PER_TABLE, Pte, slot_of};
@@ -239,7 +239,7 @@ impl Memory {
                 Err(error) => return Ok(Progress::blocked(at - vpn, Cause::Memory(error))),
             };
             for &pfn in now {
-                let class = self.adoptable(pfn)?;
+                let class = adoptable(&self.map, pfn)?;
                 if class == PageClass::Mlocked {
                     self.map.set_class(pfn, PageClass::Anon);
                 } else if !class.is_anon() {
@@ -269,36 +269,23 @@ impl Memory {
         index: u32,
         pfns: &[Pfn],
     ) -> Result<(), AdoptError> {
-        let kind = self.owners.cache.file(file).kind;
-        let swap = if kind == FileKind::Shmem {
-            page_flags::SWAPBACKED
-        } else {
-            0
-        };
+        let Self { map, owners, .. } = self;
+        let entry = owners.cache.file_mut(file);
+        let is_shmem = entry.kind == FileKind::Shmem;
+        let swap = if is_shmem { page_flags::SWAPBACKED } else { 0 };
         for (at, &pfn) in (index..).zip(pfns) {
-            let class = self.adoptable(pfn)?;
-            if !class.is_cached() || class.is_shmem() != (kind == FileKind::Shmem) {
+            let class = adoptable(map, pfn)?;
+            if !class.is_cached() || class.is_shmem() != is_shmem {
                 return Err(AdoptError(pfn.0));
             }
-            self.map
-                .set_flags(pfn, page_flags::LRU | page_flags::UPTODATE | swap);
-            self.map.set_owner(pfn, file.0, at);
-            self.owners.cache.file_mut(file).insert(at, pfn);
-            self.owners.stat.nr_file_pages += 1;
-            self.owners.stat.nr_shmem += u64::from(swap != 0);
-            let entry = self.owners.cache.file_mut(file);
+            map.set_flags(pfn, page_flags::LRU | page_flags::UPTODATE | swap);
+            map.set_owner(pfn, file.0, at);
+            entry.insert(at, pfn);
+            owners.stat.nr_file_pages += 1;
+            owners.stat.nr_shmem += u64::from(is_shmem);
             entry.size = entry.size.max((u64::from(at) + 1) * u64::from(PAGE_SIZE));
         }
         Ok(())
-    }
-
-    /// The class of a frame that may be given an owner.
-    fn adoptable(&self, pfn: Pfn) -> Result<PageClass, AdoptError> {
-        let single = self
-            .map
-            .head_at(pfn)
-            .filter(|head| head.order == Order::ZERO && self.map.flags(pfn) == 0);
-        single.map_or(Err(AdoptError(pfn.0)), |head| Ok(head.class))
     }
 
     /// Who owns a frame: its mappings, or its file and page.
@@ -312,6 +299,14 @@ impl Memory {
             page,
         }
     }
+}
+
+/// The class of a frame that may be given an owner.
+fn adoptable(map: &MemMap, pfn: Pfn) -> Result<PageClass, AdoptError> {
+    let single = map
+        .head_at(pfn)
+        .filter(|head| head.order == Order::ZERO && map.flags(pfn) == 0);
+    single.map_or(Err(AdoptError(pfn.0)), |head| Ok(head.class))
 }
 
 /// Page of a file and offset within it.
