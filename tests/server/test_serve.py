@@ -1,5 +1,7 @@
 """``contigmm serve`` as an operating-system process: how it starts, is found, and ends."""
 
+import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,12 +12,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from asking import ANON, PAGE, RW
+from asking import ANON, PAGE, RW, refused
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from contigmm.client import connect
+from contigmm.client import aio, connect
 from contigmm.client.failures import ServiceError
+from contigmm.sim.calls import SpawnSpec
 from contigmm.sim.operation import Call, Operation
 
 
@@ -114,3 +117,60 @@ def test_a_client_without_grpc_says_what_to_install():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert "pip install 'contigmm[grpc]'" in ran.stdout
+
+
+@pytest.mark.asyncio
+async def test_busy_streams_all_learn_that_the_server_is_shutting_down():
+    spawn = Operation(Call.SPAWN, 0, (0, 0, 0), SpawnSpec("s").encode())
+
+    async def work(machine: aio.Machine) -> str:
+        async with machine.stream() as stream:
+            (born,) = await stream.execute([spawn])
+            mmap = Operation(Call.MMAP, born.value, (0, 16 * PAGE, RW, ANON, -1, 0))
+            touch = Operation(Call.TOUCH, born.value, (0, 16 * PAGE, 1), addr_from=0)
+            munmap = Operation(Call.MUNMAP, born.value, (0, 16 * PAGE), addr_from=0)
+            while True:
+                await stream.execute([mmap, touch, munmap])
+
+    async def code_of(machine: aio.Machine) -> str:
+        return (await refused(work(machine))).code.name
+
+    with serving("--machine", "spec:small") as (process, address):
+        async with aio.connect(address) as client:
+            machine = client.machine("default")
+            workers = [asyncio.create_task(code_of(machine)) for _ in range(24)]
+            while (await machine.info()).process_count < len(workers):
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            assert set(await asyncio.gather(*workers)) == {"UNAVAILABLE"}
+        assert process.wait(timeout=10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == "", "clients that left are no errors"
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_never_reads_is_held_up_and_then_cleared_away():
+    batch = [Operation(Call.MMAP, 1, (0, PAGE, RW, ANON, -1, 0))] * 256
+    spawn = Operation(Call.SPAWN, 0, (0, 0, 0), SpawnSpec("s").encode())
+    with serving("--machine", "spec:small") as (process, address):
+        async with aio.connect(address) as observer:
+            machine = observer.machine("default")
+            deaf = aio.connect(address)
+            stream = deaf.machine("default").stream()
+            await stream.__aenter__()
+            await stream.send([spawn])
+            sent = 0
+            with contextlib.suppress(TimeoutError):
+                while sent < 20_000:
+                    await asyncio.wait_for(stream.send(batch), 2)
+                    sent += 1
+            assert 0 < sent < 20_000, "nothing held the client up"
+            await machine.check()
+            await deaf.close()
+            async with asyncio.timeout(20):
+                while await machine.processes():
+                    await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == "", "a client that left is no error"

@@ -1,6 +1,8 @@
 """The service as asyncio objects: the same names as the blocking ones, awaited."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 import grpc
@@ -472,8 +474,7 @@ class Stream:
     async def send(self, operations: Sequence[Operation], *, stop_on_refusal: bool = False) -> int:
         """Send a batch without waiting for its answers; give the number of its first operation.
 
-        Raises:
-            ServiceError: The stream has broken.
+        That the stream has broken is for :meth:`receive` to say.
         """
         first = self._next_operation
         ops = exchanges.batch(
@@ -495,16 +496,19 @@ class Stream:
         return wire.answers((await self._next()).answers.answers)
 
     async def _write(self, request: batch_pb2.OperateRequest) -> None:
-        try:
+        # Why a stream broke is its status, and that comes by reading, behind answers on their way.
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):
             await self._call.write(request)
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
 
     async def _next(self) -> batch_pb2.OperateResponse:
         try:
             response = await self._call.read()
         except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            failure = from_rpc(error)
+            if failure.code is grpc.StatusCode.INTERNAL and not failure.reason:
+                # grpc's own word for a write that met a stream already ended, its status unread
+                failure = ServiceError(grpc.StatusCode.UNAVAILABLE, "", "the stream has ended")
+            raise failure from None
         if response is _EOF:
             raise ServiceError(grpc.StatusCode.UNAVAILABLE, "", "the stream has ended")
         answer: batch_pb2.OperateResponse = response

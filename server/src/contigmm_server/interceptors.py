@@ -1,7 +1,8 @@
 """What every call goes through: failures become statuses."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -47,12 +48,11 @@ def _wrap(handler: Any) -> Any:
     if handler.response_streaming:
         inner_stream = handler.stream_stream or handler.unary_stream
 
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def stream(request: Any, context: Context) -> None:
             try:
                 if request.__class__ is DecodeError:
                     raise _unreadable(request)
-                async for response in inner_stream(request, context):
-                    yield response
+                await _send_all(inner_stream(request, context), context)
             except ServiceError as error:
                 await _abort(context, error)
             except MachineStoppedError as error:
@@ -107,6 +107,16 @@ _MAKERS: dict[tuple[bool, bool], Callable[..., Handler]] = {
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
 """By whether the request and whether the response is a stream."""
+
+
+async def _send_all(responses: AsyncGenerator[Any, None], context: Context) -> None:
+    """Send what a streaming method yields until it ends, or until its client is gone."""
+    async with aclosing(responses):
+        async for response in responses:
+            try:
+                await context.write(response)
+            except grpc.aio.InternalError:  # nobody is there to be written to
+                return
 
 
 def _stopped(error: MachineStoppedError) -> ServiceError:
