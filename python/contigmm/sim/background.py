@@ -27,6 +27,7 @@ from contigmm.description import (
     OwnerKind,
     PageClass,
 )
+from contigmm.mm.fault import anon_vma_prepare
 from contigmm.mm.task import Task
 from contigmm.phys import Memory, VmaIndex
 from contigmm.syscalls.mlock import mlock
@@ -137,6 +138,8 @@ def _map_frames(memory: Memory, task: Task, frames: FrameRuns, rows: npt.NDArray
         addr, length = base + first * PAGE_SIZE, (last - first) * PAGE_SIZE
         flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE
         mmap(task, addr, length, PROT_READ | PROT_WRITE, flags, -1, 0)
+        (vma,) = task.mm.vmas_in(addr, addr + length)
+        anon_vma_prepare(task.mm, vma)
         for index, pfns in stretches:
             vpn = (base >> PAGE_SHIFT) + index
             done, cause = memory.anon_adopt(mm=task.mm.id, cpu=task.cpu, vpn=vpn, pfns=pfns)
