@@ -135,6 +135,23 @@ class MachineModel(RuleBasedStateMachine):
         else:
             assert self.machine.process(process).read(at, PAGE) == bytes(found.data)
 
+    @precondition(lambda self: any(self.pages.values()))
+    @rule(data=st.data(), byte=st.integers(1, 255))
+    def write_where_something_is_mapped(self, data, byte):
+        process = data.draw(st.sampled_from([p for p, pages in self.pages.items() if pages]))
+        at = data.draw(st.sampled_from(sorted(self.pages[process])))
+        self.machine.process(process).write(at + 7, bytes([byte]))
+        self.seq += 1
+        self.pages[process][at].data[7] = byte
+
+    @rule()
+    def read_everything(self):
+        for process, pages in self.pages.items():
+            handle = self.machine.process(process)
+            for at, page in pages.items():
+                assert handle.read(at, PAGE) == bytes(page.data), f"page {at:#x} of {process}"
+                self.seq += 1
+
     @rule(target=processes, process=processes)
     def fork(self, process):
         if not self.live(process):
