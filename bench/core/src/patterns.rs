@@ -1,10 +1,11 @@
 //! The patterns that are timed. A run boots an allocator, warms its arrays, and times one pattern;
-//! of several runs the least and the median are reported, per operation.
+//! of several runs the least and the median are reported, per operation. Time is the thread's own on
+//! the CPU, so that a busy host does not count.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use contigmm_core::{BootSpec, Import, Memory, PageClass};
+use cpu_time::ThreadTime;
 use rand_core::{RngCore, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::Serialize;
@@ -123,7 +124,7 @@ impl Figures {
     }
 
     fn boot<A: FrameAllocator>(&mut self) {
-        let start = Instant::now();
+        let start = ThreadTime::now();
         let Some(allocator) = A::boot(TEBIBYTE) else {
             return;
         };
@@ -229,7 +230,7 @@ impl Bench {
         let mut figures = Figures::of::<Contigmm<true>>();
         for _ in 0..self.runs {
             let mut memory = Memory::boot(&spec).expect("a bootable description");
-            let start = Instant::now();
+            let start = ThreadTime::now();
             memory.import(&state).expect("a sound state");
             figures.runs.push(vec![("total", elapsed_ns(start))]);
         }
@@ -275,12 +276,12 @@ fn take_all<A: FrameAllocator>(allocator: &mut A, order: u8) -> Vec<u32> {
 /// Everything is taken, then given back in the same order.
 fn bulk<A: FrameAllocator>(allocator: &mut A, order: u8) -> Timed {
     let mut taken = Vec::with_capacity(1 << 22);
-    let start = Instant::now();
+    let start = ThreadTime::now();
     while let Some(pfn) = allocator.get(order) {
         taken.push(pfn);
     }
     let get = per_op(start, taken.len());
-    let start = Instant::now();
+    let start = ThreadTime::now();
     for &pfn in &taken {
         allocator.put(pfn, order);
     }
@@ -293,7 +294,7 @@ fn repeat<A: FrameAllocator>(allocator: &mut A, before: u32) -> Timed {
     for _ in 0..before {
         black_box(allocator.get(0));
     }
-    let start = Instant::now();
+    let start = ThreadTime::now();
     for _ in 0..PAIRS {
         let pfn = allocator.get(0).expect("the machine is empty");
         allocator.put(black_box(pfn), 0);
@@ -305,12 +306,12 @@ fn repeat<A: FrameAllocator>(allocator: &mut A, before: u32) -> Timed {
 fn random<A: FrameAllocator>(allocator: &mut A) -> Timed {
     let mut taken = take_all(allocator, 0);
     shuffle(&mut taken);
-    let start = Instant::now();
+    let start = ThreadTime::now();
     for &pfn in &taken {
         allocator.put(pfn, 0);
     }
     let put = per_op(start, taken.len());
-    let start = Instant::now();
+    let start = ThreadTime::now();
     for _ in 0..taken.len() {
         black_box(allocator.get(0));
     }
@@ -321,7 +322,7 @@ fn random<A: FrameAllocator>(allocator: &mut A) -> Timed {
 fn churn<A: FrameAllocator>(allocator: &mut A) -> Timed {
     let mut taken = take_all(allocator, 0);
     shuffle(&mut taken);
-    let start = Instant::now();
+    let start = ThreadTime::now();
     for slot in taken.iter_mut().take(PAIRS as usize) {
         allocator.put(*slot, 0);
         *slot = allocator.get(0).expect("a frame was just given back");
@@ -333,7 +334,7 @@ fn churn<A: FrameAllocator>(allocator: &mut A) -> Timed {
 fn batch<A: FrameAllocator>(allocator: &mut A) -> Timed {
     let mut taken = Vec::with_capacity(BATCH as usize);
     let rounds = PAIRS / BATCH;
-    let start = Instant::now();
+    let start = ThreadTime::now();
     for _ in 0..rounds {
         taken.clear();
         allocator.get_batch(BATCH, &mut taken);
@@ -354,11 +355,11 @@ fn shuffle(pfns: &mut [u32]) {
 }
 
 #[allow(clippy::cast_precision_loss)] // nanoseconds of a bench are far below 2^53
-fn elapsed_ns(start: Instant) -> f64 {
+fn elapsed_ns(start: ThreadTime) -> f64 {
     start.elapsed().as_nanos() as f64
 }
 
 #[allow(clippy::cast_precision_loss)] // counts are far below 2^53
-fn per_op(start: Instant, operations: usize) -> f64 {
+fn per_op(start: ThreadTime, operations: usize) -> f64 {
     elapsed_ns(start) / operations as f64
 }
