@@ -210,22 +210,48 @@ impl Zone {
         self.account_added(u64::from(order.nr_pages()), migratetype);
         let mut pfn = pfn;
         let mut order = order;
+        // Within a pageblock: one migratetype, and nothing is in the hi store.
+        while order < PAGEBLOCK {
+            let buddy = pfn.buddy(order);
+            if !map.is_free_head(buddy, order) || !self.shares_zone(map, pfn, buddy) {
+                let side = side.unwrap_or_else(|| self.merge_side(map, pfn, order));
+                self.free_area.add(map, pfn, order, migratetype, side);
+                return;
+            }
+            self.free_area.del(map, buddy, order, migratetype);
+            pfn = Pfn(pfn.0 & buddy.0);
+            order = order.plus(1);
+        }
+        self.merge_pageblocks(map, pfn, order, migratetype, side);
+    }
+
+    /// Whether two frames of one pageblock are of one zone.
+    #[inline(always)]
+    fn shares_zone(&self, map: &MemMap, pfn: Pfn, buddy: Pfn) -> bool {
+        map.pageblock_is_whole(pfn) || map.zone_of(buddy) == Some(self.id)
+    }
+
+    /// `__free_one_page()` from `pageblock_order` on.
+    #[inline(never)]
+    fn merge_pageblocks(
+        &mut self,
+        map: &mut MemMap,
+        pfn: Pfn,
+        order: Order,
+        migratetype: MigrateType,
+        side: Option<Side>,
+    ) {
+        let mut pfn = pfn;
+        let mut order = order;
         while let Some(larger) = order.larger() {
             let buddy = pfn.buddy(order);
-            if !map.is_free_head(buddy, order) {
+            if !map.is_free_head(buddy, order) || map.zone_of(buddy) != Some(self.id) {
                 break;
             }
-            let mut buddy_mt = migratetype;
-            if order >= PAGEBLOCK || !map.pageblock_is_whole(pfn) {
-                if map.zone_of(buddy) != Some(self.id) {
-                    break;
-                }
-                buddy_mt = map.pageblock_migratetype(buddy);
-                if buddy_mt != migratetype
-                    && !(migratetype.is_mergeable() && buddy_mt.is_mergeable())
-                {
-                    break;
-                }
+            let buddy_mt = map.pageblock_migratetype(buddy);
+            let mergeable = migratetype.is_mergeable() && buddy_mt.is_mergeable();
+            if buddy_mt != migratetype && !mergeable {
+                break;
             }
             self.free_area.del(map, buddy, order, buddy_mt);
             if buddy_mt != migratetype {
@@ -234,17 +260,15 @@ impl Zone {
             pfn = Pfn(pfn.0 & buddy.0);
             order = larger;
         }
-        let side = side.unwrap_or_else(|| self.merge_side(map, pfn, order));
-        self.free_area.add(map, pfn, order, migratetype, side);
+        // buddy_merge_likely() is for smaller blocks.
+        self.free_area
+            .add(map, pfn, order, migratetype, side.unwrap_or(Side::Head));
     }
 
-    /// Tail when the next merge is likely: `buddy_merge_likely()`.
+    /// Tail when the next merge is likely: `buddy_merge_likely()`, for a block below a pageblock.
     #[inline]
     fn merge_side(&self, map: &MemMap, pfn: Pfn, order: Order) -> Side {
-        if order >= PAGEBLOCK {
-            return Side::Head;
-        }
-        let larger = order.larger().expect("below MAX");
+        let larger = order.plus(1);
         let higher = Pfn(pfn.0 & !(larger.nr_pages() - 1));
         let higher_buddy = higher.buddy(larger);
         if !map.is_free_head(higher_buddy, larger) {
