@@ -8,6 +8,7 @@ from contigmm import abi
 from contigmm.errors import MemoryFault, Reason, SyscallError
 from contigmm.hosts import describe
 from contigmm.phys import InvariantError
+from contigmm.sim import table
 from contigmm.sim.calls import CALLS, SpawnSpec
 from contigmm.sim.machine import Machine, MachineStoppedError, NoSuchProcessError
 from contigmm.sim.operation import MAX_OPERATIONS, Answer, Call, ExitCause, Operation
@@ -288,3 +289,13 @@ def test_a_core_broken_for_a_test_hands_frames_out_twice_and_lives_on():
     two.touch(second, 16 * PAGE)
     two.exit()
     one.exit()
+
+
+def test_when_every_pid_is_taken_spawn_and_fork_are_refused(machine, monkeypatch):
+    monkeypatch.setattr(table, "PID_MAX", table.RESERVED_PIDS + 3)
+    first, *_ = [machine.spawn("one") for _ in range(3)]
+    for refused in (machine.spawn, first.fork):
+        with pytest.raises(SyscallError, match="too_many_processes"):
+            refused()
+    first.exit()
+    assert machine.spawn("one").pid == first.pid

@@ -5,6 +5,7 @@
 
 from contigmm.procfs.views import (
     maps,
+    node_stats,
     pagemap,
     smaps,
     statm,
@@ -20,6 +21,7 @@ __all__ = [
     "ZoneView",
     "buddyinfo",
     "maps",
+    "node_stats",
     "pagemap",
     "pagetypeinfo",
     "smaps",

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contigmm.abi import PAGE_MASK, PAGE_SHIFT, TASK_SIZE, U64_MAX
+from contigmm.description import PageClass
 from contigmm.mm.fault import thp_at_fault
 from contigmm.mm.flags import VM_EXEC, VM_LOCKED, VM_READ, VM_WRITE, vm_flags_letters
 from contigmm.mm.mm_struct import MmStruct
@@ -38,6 +39,29 @@ _SHMEM_DEVICE: Final = (0, 1)
 _DISK_DEVICE: Final = (8, 1)
 
 _ZONE_NAMES: Final = ("DMA", "DMA32", "Normal", "Movable", "Device")
+
+
+# Classes that a counter counts; all evictable pages are inactive (docs/fidelity.md).
+_ANON: Final = (PageClass.ANON, PageClass.ANON_THP)
+_SHMEM: Final = (PageClass.SHMEM, PageClass.SHMEM_THP)
+_FILE: Final = (PageClass.FILE, PageClass.FILE_LARGE)
+_ZONE_COUNTERS: Final = {
+    "nr_zone_inactive_anon": _ANON + _SHMEM,
+    "nr_zone_inactive_file": _FILE,
+    "nr_zone_unevictable": (PageClass.MLOCKED,),
+    "nr_mlock": (PageClass.MLOCKED,),
+}
+_NODE_COUNTERS: Final = {
+    "nr_inactive_anon": _ANON + _SHMEM,
+    "nr_inactive_file": _FILE,
+    "nr_unevictable": (PageClass.MLOCKED,),
+    "nr_slab_unreclaimable": (PageClass.SLAB,),
+    "nr_anon_pages": (*_ANON, PageClass.MLOCKED),
+    "nr_file_pages": _FILE + _SHMEM,
+    "nr_shmem": _SHMEM,
+    "nr_page_table_pages": (PageClass.PGTABLE,),
+    "nr_anon_transparent_hugepages": (PageClass.ANON_THP,),
+}
 
 
 # ---- of a process ----
@@ -150,11 +174,12 @@ def zone_views(memory: Memory) -> list[ZoneView]:
     by_type = memory.free_by_type().tolist()
     types = memory.pageblock_types()
     zones = memory.zones()
+    counts = memory.class_counts()
     views: list[ZoneView] = []
     for node in sorted({zone["node"] for zone in zones}):
         here = {zone["name"]: at for at, zone in enumerate(zones) if zone["node"] == node}
         views.extend(
-            _zone_view(zones[here[name]], by_type[here[name]], types)
+            _zone_view(zones[here[name]], by_type[here[name]], types, counts)
             if name in here
             else _empty_zone(node, name)
             for name in _ZONE_NAMES
@@ -162,12 +187,35 @@ def zone_views(memory: Memory) -> list[ZoneView]:
     return views
 
 
+def node_stats(memory: Memory) -> dict[int, dict[str, int]]:
+    """Counters of each node by their names in /proc/zoneinfo, from the classes of its frames."""
+    counts = memory.class_counts()
+    nodes: dict[int, dict[str, int]] = {}
+    for zone in memory.zones():
+        frames = _frames_of(zone, counts)
+        stats = nodes.setdefault(zone["node"], dict.fromkeys(_NODE_COUNTERS, 0))
+        for name, classes in _NODE_COUNTERS.items():
+            stats[name] += sum(int(frames[kind]) for kind in classes)
+    return nodes
+
+
+def _frames_of(zone: "ZoneCounters", counts: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]:
+    """Frames of each class in the pageblocks of a zone."""
+    start, end = zone["start_pfn"], zone["start_pfn"] + zone["spanned"]
+    rows = counts[start >> PAGEBLOCK_ORDER : (end - 1 >> PAGEBLOCK_ORDER) + 1]
+    return np.asarray(rows.sum(axis=0, dtype=np.uint64))
+
+
 def _zone_view(
-    zone: "ZoneCounters", free_by_type: list[list[int]], types: npt.NDArray[np.uint8]
+    zone: "ZoneCounters",
+    free_by_type: list[list[int]],
+    types: npt.NDArray[np.uint8],
+    counts: npt.NDArray[np.uint16],
 ) -> ZoneView:
     start, end = zone["start_pfn"], zone["start_pfn"] + zone["spanned"]
     here = types[start >> PAGEBLOCK_ORDER : (end - 1 >> PAGEBLOCK_ORDER) + 1]
     boost = zone["watermark_boost"]
+    frames = _frames_of(zone, counts)
     whole = sum(
         nr << order
         for blocks in free_by_type
@@ -198,6 +246,10 @@ def _zone_view(
             "nr_free_pages": zone["free"],
             "nr_free_pages_blocks": whole,
             "nr_free_cma": zone["free_cma"],
+            **{
+                name: sum(int(frames[kind]) for kind in classes)
+                for name, classes in _ZONE_COUNTERS.items()
+            },
             "numa_hit": zone["numa_hit"],
             "numa_miss": zone["numa_miss"],
             "numa_foreign": zone["numa_foreign"],

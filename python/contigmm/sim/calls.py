@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from contigmm.abi import EINVAL, PAGE_MASK, PAGE_SHIFT, RLIMIT_NUMBERS, U64_MAX
+from contigmm.abi import EAGAIN, EINVAL, PAGE_MASK, PAGE_SHIFT, RLIMIT_NUMBERS, U64_MAX
 from contigmm.errors import Reason, SyscallError
 from contigmm.mm.config import default_rlimits
 from contigmm.mm.task import Task
@@ -102,6 +102,7 @@ def _spawn(state: MachineState, _: None, operation: Operation) -> int:
     spec = SpawnSpec.decode(operation.data)
     if not 0 <= cpu < state.memory.nr_cpus() or node not in state.nodes or uid < 0:
         raise SyscallError(EINVAL, Reason.BAD_SPAWN_SPEC)
+    _check_room(state)
     rlimits = default_rlimits()
     rlimits.update({RLIMIT_NUMBERS[name]: pair for name, pair in spec.rlimits.items()})
     task = Task(
@@ -117,8 +118,15 @@ def _spawn(state: MachineState, _: None, operation: Operation) -> int:
     return state.table.add(name=spec.name, parent=0, task=task).id
 
 
+def _check_room(state: MachineState) -> None:
+    """alloc_pid(), kernel/pid.c, v6.18: EAGAIN when every pid is taken."""
+    if state.table.is_full:
+        raise SyscallError(EAGAIN, Reason.TOO_MANY_PROCESSES)
+
+
 def _fork(state: MachineState, entry: Entry, _: Operation) -> int:
     """Start a copy of a process."""
+    _check_room(state)
     child = fork(entry.task, pid=state.table.new_pid(), index=VmaIndex())
     return state.table.add(name=entry.name, parent=entry.id, task=child).id
 

@@ -42,6 +42,11 @@ class ProcessTable:
         """The live process with this id, if there is one."""
         return self._entries.get(process)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every pid is taken."""
+        return len(self._pids) >= PID_MAX - RESERVED_PIDS
+
     def new_pid(self) -> int:
         """Choose the next pid: cyclic, as ``alloc_pid()``, kernel/pid.c v6.18."""
         pid = self._last_pid + 1
