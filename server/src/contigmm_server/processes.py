@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from contigmm.sim.table import Entry
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from contigmm import procfs
 from contigmm.abi import RLIMIT_NUMBERS
 from contigmm.sim.operation import Answer, Operation
+from contigmm.sim.table import Entry
 from contigmm.v1 import operation_pb2, process_pb2_grpc
 from contigmm.v1 import process_pb2 as pb
 from contigmm_server import codec, lifetimes, paging
