@@ -135,6 +135,11 @@ def test_room_is_left_even_where_the_occupancy_would_leave_less():
     assert everything.cache_frames == 0
 
 
+def test_no_watermark_boost_builds_up_that_nobody_would_take_back():
+    filled = prepare(WORN, occupancy=0.97, age=0, seed=1).description
+    assert filled.settings["watermark_boost_factor"] == 0
+
+
 def test_the_seed_chooses_the_blocks():
     one, same, other = (
         prepare(WORN, occupancy=0.9, age=0.3, seed=seed).description.digest() for seed in (1, 1, 2)
