@@ -40,6 +40,12 @@ def test_attempts_are_counted_by_size_and_what_refused_them():
     assert large.deciding == NO_BLOCK
 
 
+def test_what_was_known_of_the_machine_and_what_was_drawn_is_printed():
+    text = printed(made_up.report(notes=("known: every free block", "drawn: owners")))
+    assert "What the machine was made from\n  known: every free block\n  drawn: owners" in text
+    assert "made from" not in printed(made_up.report())
+
+
 def test_only_maps_are_attempts_but_every_call_is_counted():
     tally = made_up.tally()
     assert (tally.attempts, tally.successes, tally.nr_calls) == (6, 3, 8)

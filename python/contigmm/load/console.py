@@ -41,6 +41,11 @@ def print_report(report: Report, console: Console) -> None:
     for sentence in _sentences(report):
         console.print(sentence, highlight=False, markup=False)
     console.print()
+    if report.notes:
+        console.print(Text("What the machine was made from", style="bold"))
+    for note in report.notes:
+        console.print(Padding(Text(note), (0, 0, 0, 2)))
+    console.print()
     console.print(Text(report.verdict(), style="bold"))
 
 

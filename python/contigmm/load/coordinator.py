@@ -208,7 +208,11 @@ async def _looked_at(
         states=await _states(machine),
         owners=await _background(machine),
         vmstat=await machine.vmstat(),
-        notes=(*info.known, *info.drawn, *(() if filling is None else filling.notes)),
+        notes=(
+            *(f"known: {part}" for part in info.known),
+            *(f"drawn: {part}" for part in info.drawn),
+            *(() if filling is None else filling.notes),
+        ),
     )
 
 
