@@ -82,16 +82,18 @@ impl ContigRuns {
     }
 
     /// A run of somebody else that a broken core hands out once more, if it is broken and now due.
-    fn due_twice(&mut self, nr: u32) -> Option<Pfn> {
+    /// `pinned` tells whether a frame is held: a run that was handed out twice stays listed when its
+    /// first holder lets go, whoever has its frames by then.
+    fn due_twice(&mut self, nr: u32, pinned: impl Fn(Pfn) -> bool) -> Option<Pfn> {
         let broken = self.broken.as_mut()?;
         broken.asked += 1;
-        let due = broken.asked % broken.every == 0;
-        let whole = |run: &&ContigRun| run.nr == nr && run.held == nr;
-        self.runs
-            .values()
-            .rfind(whole)
-            .filter(|_| due)
-            .map(|run| run.base)
+        if !broken.asked.is_multiple_of(broken.every) {
+            return None;
+        }
+        let held = |run: &&ContigRun| {
+            run.nr == nr && (run.base.0..run.base.0 + nr).all(|pfn| pinned(Pfn(pfn)))
+        };
+        self.runs.values().rfind(held).map(|run| run.base)
     }
 }
 
@@ -144,7 +146,9 @@ impl Memory {
         node: Option<NodeId>,
         gfp: Gfp,
     ) -> Result<(RunId, Pfn), AllocError> {
-        if let Some(base) = self.owners.runs.due_twice(nr) {
+        let map = &self.map;
+        let pinned = |pfn| map.flags(pfn) & page_flags::PINNED != 0;
+        if let Some(base) = self.owners.runs.due_twice(nr, pinned) {
             return Ok((self.hand_out_again(base, nr), base));
         }
         let order = Order::covering(nr)?;

@@ -306,3 +306,18 @@ fn a_read_does_not_map_reserved_pages_around_it() {
     assert_eq!(memory.rss(mm).shmem, 5);
     memory.check().unwrap();
 }
+
+#[test]
+fn a_broken_core_hands_out_what_is_held_and_never_what_is_free() {
+    let mut memory = machine();
+    memory.break_for_test(1);
+    let first = memory.run_alloc(4, CPU, None, Gfp::HIGHUSER).unwrap();
+    let second = memory.run_alloc(4, CPU, None, Gfp::HIGHUSER).unwrap();
+    assert_eq!(first.1, second.1, "handed out twice");
+    assert!(memory.check().is_err());
+    memory.run_release(first.0, 0, 4, CPU);
+    memory.run_release(second.0, 0, 4, CPU);
+    let before = free_frames(&memory);
+    memory.run_alloc(4, CPU, None, Gfp::HIGHUSER).unwrap();
+    assert_eq!(free_frames(&memory), before - 4, "nobody held those frames");
+}
