@@ -284,6 +284,46 @@ class Memory:
     def guard_remove(self, *, mm: int, vpn: int, nr: int) -> None:
         """Remove guard markers."""
 
+    # ---- huge pages, and pages that were given up ----
+
+    def thp_configure(
+        self,
+        *,
+        enabled: str,
+        defrag: str,
+        use_zero_page: bool,
+        always: int,
+        madvise: int,
+        inherit: int,
+    ) -> None:
+        """Set what /sys/kernel/mm/transparent_hugepage holds; what is mapped stays.
+
+        ``enabled`` and ``defrag`` are the words of the files there. The rest are masks of orders
+        (bit n: folios of 2**n pages), from hugepages-*/enabled.
+
+        Raises:
+            ValueError: No such word.
+        """
+
+    def split_huge_at(self, *, mm: int, vpn: int) -> None:
+        """Map page by page the huge page that begins before ``vpn`` and ends behind it."""
+
+    def lazy_free(self, *, mm: int, cpu: int, vpn: int, nr: int) -> None:
+        """Mark anonymous pages as given up: MADV_FREE."""
+
+    def cold(self, *, mm: int, cpu: int, vpn: int, nr: int) -> None:
+        """Make pages look unused: MADV_COLD."""
+
+    def page_out(self, *, mm: int, cpu: int, vpn: int, nr: int) -> int:
+        """Reclaim pages that were given up or are a file's; return the frames freed."""
+
+    def collapse(self, *, mm: int, cpu: int, vpn: int, vm_flags: int) -> str:
+        """Make one huge page of 512 private anonymous pages: '', none, busy or out_of_memory.
+
+        Raises:
+            ValueError: ``vpn`` is no multiple of 512.
+        """
+
     def pagemap(self, *, mm: int, vpn: int, nr: int) -> npt.NDArray[np.uint64]:
         """Return the words of /proc/PID/pagemap as a privileged reader sees them."""
 
@@ -387,6 +427,9 @@ class Memory:
 
     def cache_insert(self, file: int, *, index: int, nr: int, cpu: int = 0) -> tuple[int, str]:
         """Bring absent pages into the cache: (pages done, cause)."""
+
+    def cache_reserve(self, file: int, *, index: int, nr: int, cpu: int = 0) -> tuple[int, str]:
+        """Bring absent pages of shared memory in that nobody has filled: (pages done, cause)."""
 
     def cache_drop(self, file: int, *, index: int, nr: int, cpu: int = 0) -> int:
         """Unmap and drop cached pages; return the frames freed."""

@@ -190,15 +190,22 @@ class ModelFile:
 class ModelMemory:
     """Physical memory without frames."""
 
-    def __init__(self, *, thp: str = "madvise", use_zero_page: bool = True) -> None:
+    def __init__(self) -> None:
         self.spaces: dict[int, Space] = {}
         self.files: dict[int, ModelFile] = {}
         self.next_mm = 1
         self.next_file = 1
-        self.thp = thp
-        self.use_zero_page = use_zero_page
+        self.thp = "madvise"
+        self.use_zero_page = True
         self.next_run = 1
         self.runs: dict[int, list[Page]] = {}
+
+    def thp_configure(
+        self, *, enabled: str, defrag: str, use_zero_page: bool, always: int, madvise: int,
+        inherit: int,
+    ) -> None:  # fmt: skip
+        assert (always, madvise, inherit) == (0, 0, 1 << 9), "huge pages of 2 MiB only"
+        self.thp, self.use_zero_page = enabled, use_zero_page
 
     # -- address spaces -------------------------------------------------------------------
     def mm_create(self) -> int:
@@ -511,7 +518,7 @@ class ModelMemory:
     def mlock_range(self, *, mm: int, vpn: int, nr: int, vm_flags: int) -> None:
         pass
 
-    def lazy_free(self, *, mm: int, vpn: int, nr: int) -> None:
+    def lazy_free(self, *, mm: int, cpu: int, vpn: int, nr: int) -> None:
         space = self.spaces[mm]
         self._split_partial(mm, space, vpn, nr)
         for at in self._entries(space, vpn, nr):
@@ -528,10 +535,10 @@ class ModelMemory:
             if sum(entry.folio.maps.values()) == 1:
                 self._split_folio(entry.folio)
 
-    def cold(self, *, mm: int, vpn: int, nr: int) -> None:
+    def cold(self, *, mm: int, cpu: int, vpn: int, nr: int) -> None:
         self._split_partial(mm, self.spaces[mm], vpn, nr)
 
-    def page_out(self, *, mm: int, vpn: int, nr: int) -> None:
+    def page_out(self, *, mm: int, cpu: int, vpn: int, nr: int) -> int:
         space = self.spaces[mm]
         self._split_partial(mm, space, vpn, nr)
         for at in self._entries(space, vpn, nr):
@@ -539,6 +546,7 @@ class ModelMemory:
             # Pages of objects are unmapped before it turns out that there is no swap for them.
             if page.lazy or (page.kind in ("file", "shmem") and page.mapcount == 1):
                 self._unmap(mm, space, at)
+        return 0
 
     def guard_install(self, *, mm: int, cpu: int, vpn: int, nr: int) -> tuple[int, str]:
         self.zap(mm=mm, cpu=cpu, vpn=vpn, nr=nr)

@@ -48,7 +48,7 @@ def test_the_system_calls_agree_with_the_kernel(kind):
     parted = []
     for line in programs(kind):
         program = json.loads(line)
-        memory = ModelMemory(thp=program["setup"]["env"]["thp"])
+        memory = ModelMemory()
         difference = first_difference(program, run_program(program, memory, ModelIndex))
         if difference and program["id"] not in KNOWN:
             parted.append(difference)

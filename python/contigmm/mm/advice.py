@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from contigmm.abi import (
     EACCES,
-    EBUSY,
+    EAGAIN,
     EFAULT,
     EINVAL,
     ENOMEM,
@@ -160,7 +160,8 @@ def free(task: "Task", vma: "VmArea", start: int, end: int) -> None:
         raise SyscallError(EINVAL, Reason.WRONG_KIND_OF_MAPPING)
     huge = mm.config.huge
     if huge is not None:
-        huge.lazy_free(mm=mm.id, vpn=start >> PAGE_SHIFT, nr=(end - start) >> PAGE_SHIFT)
+        vpn, nr = start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT
+        huge.lazy_free(mm=mm.id, cpu=task.cpu, vpn=vpn, nr=nr)
 
 
 def remove(task: "Task", vma: "VmArea", start: int, end: int) -> None:
@@ -181,7 +182,8 @@ def cold(task: "Task", vma: "VmArea", start: int, end: int) -> None:
     _refuse_if(vma, VM_LOCKED | VM_PFNMAP | VM_HUGETLB | mm.config.contig.keeps_pages)
     huge = mm.config.huge
     if huge is not None:
-        huge.cold(mm=mm.id, vpn=start >> PAGE_SHIFT, nr=(end - start) >> PAGE_SHIFT)
+        vpn, nr = start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT
+        huge.cold(mm=mm.id, cpu=task.cpu, vpn=vpn, nr=nr)
 
 
 def pageout(task: "Task", vma: "VmArea", start: int, end: int) -> None:
@@ -190,7 +192,8 @@ def pageout(task: "Task", vma: "VmArea", start: int, end: int) -> None:
     _refuse_if(vma, VM_LOCKED | VM_PFNMAP | VM_HUGETLB | mm.config.contig.keeps_pages)
     huge = mm.config.huge
     if huge is not None:
-        huge.page_out(mm=mm.id, vpn=start >> PAGE_SHIFT, nr=(end - start) >> PAGE_SHIFT)
+        vpn, nr = start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT
+        huge.page_out(mm=mm.id, cpu=task.cpu, vpn=vpn, nr=nr)
 
 
 def guard_install(task: "Task", vma: "VmArea", start: int, end: int) -> None:
@@ -216,7 +219,7 @@ def guard_remove(task: "Task", vma: "VmArea", start: int, end: int) -> None:
 
 _COLLAPSE_ERRNO: Final = {
     "none": (EINVAL, Reason.NOTHING_TO_COLLAPSE),
-    "busy": (EBUSY, Reason.NOTHING_TO_COLLAPSE),
+    "busy": (EAGAIN, Reason.NOTHING_TO_COLLAPSE),
     "out_of_memory": (ENOMEM, Reason.OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED),
 }
 

@@ -9,12 +9,15 @@ from contigmm.mm.policy import ContigPolicy, policies
 from contigmm.mm.ports import HugePort
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from contigmm.mm.files import Backing
     from contigmm.mm.mm_struct import Rlimits
     from contigmm.mm.ports import MemoryPort
 
 #: arch/x86/mm/mmap.c, v6.12: mmap_base keeps at least this far from the top of the stack.
 SIZE_128M: Final = 128 << 20
+_PMD_ORDER: Final = 9
 TASK_UNMAPPED_BASE: Final = (TASK_SIZE // 3 + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
 
 
@@ -57,7 +60,6 @@ class MmConfig:
         *,
         profile: str = "contig",
         total_ram_pages: int,
-        thp: str = "madvise",
     ) -> None:
         self.memory = memory
         #: The same memory where it has huge pages and lazy freeing, else None.
@@ -70,10 +72,42 @@ class MmConfig:
         self.dac_mmap_min_addr = 0x1000  # vm.mmap_min_addr
         self.mmap_base = mmap_base_for(8 << 20, stack_guard_gap=self.stack_guard_gap)
         self.mmap_legacy_base = TASK_UNMAPPED_BASE
-        self.thp_always = thp == "always"
-        self.thp_madvise = thp == "madvise"
+        self.thp_always = False
+        self.thp_madvise = True  # CONFIG_TRANSPARENT_HUGEPAGE_MADVISE
         self.nodes = 1  # mask of the nodes that have memory
         self.hugetlb_free = 0  # free 2 MiB pages in the pool
+
+    def set_thp(
+        self,
+        enabled: str,
+        *,
+        defrag: str = "madvise",
+        use_zero_page: bool = True,
+        orders: "Mapping[int, str] | None" = None,
+    ) -> None:
+        """Write to /sys/kernel/mm/transparent_hugepage.
+
+        ``enabled`` is always, madvise or never; ``orders`` has the words of hugepages-*/enabled
+        (these and inherit) by log2 of pages: by default those of 2 MiB inherit, the others never.
+
+        Raises:
+            ValueError: no such word.
+        """
+        words = {_PMD_ORDER: "inherit", **(orders or {})}
+        if wrong := sorted(set(words.values()) - {"always", "madvise", "inherit", "never"}):
+            raise ValueError(f"transparent_hugepage/hugepages-*/enabled has no value {wrong[0]!r}")
+        masks = {
+            name: sum(1 << order for order, word in words.items() if word == name)
+            for name in ("always", "madvise", "inherit")
+        }
+        if self.huge is not None:
+            self.huge.thp_configure(
+                enabled=enabled, defrag=defrag, use_zero_page=use_zero_page, **masks
+            )
+        own = words[_PMD_ORDER]
+        effective = enabled if own == "inherit" else own
+        self.thp_always = effective == "always"
+        self.thp_madvise = effective == "madvise"
 
     def last_unmapped(self, file: "Backing") -> None:
         """Nobody maps ``file`` any more; the nameless ones end here: shmem_evict_inode(), v6.12."""

@@ -168,17 +168,23 @@ class MemoryPort(Protocol):
 class HugePort(Protocol):
     """Huge pages and lazy freeing: what a memory may lack; ``MmConfig.huge`` is None then."""
 
+    def thp_configure(
+        self, *, enabled: str, defrag: str, use_zero_page: bool, always: int, madvise: int,
+        inherit: int,
+    ) -> None:  # fmt: skip
+        """Set what /sys/kernel/mm/transparent_hugepage holds; the last three mask orders."""
+
     def split_huge_at(self, *, mm: int, vpn: int) -> None:
         """Map page by page the huge page that straddles ``vpn``."""
 
-    def lazy_free(self, *, mm: int, vpn: int, nr: int) -> None:
+    def lazy_free(self, *, mm: int, cpu: int, vpn: int, nr: int) -> None:
         """MADV_FREE."""
 
-    def cold(self, *, mm: int, vpn: int, nr: int) -> None:
+    def cold(self, *, mm: int, cpu: int, vpn: int, nr: int) -> None:
         """MADV_COLD: split what the range cuts."""
 
-    def page_out(self, *, mm: int, vpn: int, nr: int) -> None:
-        """MADV_PAGEOUT."""
+    def page_out(self, *, mm: int, cpu: int, vpn: int, nr: int) -> int:
+        """MADV_PAGEOUT; return the frames freed."""
 
     def collapse(self, *, mm: int, cpu: int, vpn: int, vm_flags: int) -> str:
         """Make one huge page of what is mapped: '' or none, busy, out_of_memory."""

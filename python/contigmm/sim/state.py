@@ -50,8 +50,11 @@ class MachineState:
         """Boot what ``description`` describes; see ``Machine.boot``."""
         costs = clock is ClockMode.PER_OP
         memory = boot_memory(description, seed=seed, cpus=cpus, costs=costs)
-        thp = str(description.settings.get("transparent_hugepage", "madvise"))
-        config = MmConfig(memory, profile=profile, total_ram_pages=description.managed, thp=thp)
+        config = MmConfig(memory, profile=profile, total_ram_pages=description.managed)
+        config.set_thp(
+            str(description.settings.get("transparent_hugepage", "madvise")),
+            defrag=str(description.settings.get("transparent_hugepage_defrag", "madvise")),
+        )
         state = cls(
             memory=memory,
             config=config,

@@ -37,9 +37,8 @@ _LAYOUT: Final = ("start_code", "end_code", "start_data", "end_data", "start_brk
 def make_config(setup: dict[str, Any], memory: "MemoryPort") -> MmConfig:
     """Settings of the machine on which the program was recorded."""
     env = setup["env"]
-    config = MmConfig(
-        memory, profile="linux", total_ram_pages=env["total_ram_pages"], thp=env["thp"]
-    )
+    config = MmConfig(memory, profile="linux", total_ram_pages=env["total_ram_pages"])
+    config.set_thp(env["thp"], use_zero_page=bool(env.get("use_zero_page", 1)))
     config.overcommit.mode = env.get("overcommit_memory", 0)
     config.overcommit.total_swap_pages = env.get("total_swap_pages", 0)
     config.max_map_count = env.get("max_map_count", config.max_map_count)

@@ -8,7 +8,9 @@
 use crate::contents::Contents;
 use crate::contig_run::{ContigRuns, Wild};
 use crate::error::AllocError;
+use crate::folio::DeferredSplit;
 use crate::gfp::Gfp;
+use crate::huge_memory::ThpSettings;
 use crate::mem_map::{MemMap, PageClass, page_flags};
 use crate::memory::Memory;
 use crate::page_cache::{FileId, FileKind, PageCache};
@@ -200,10 +202,18 @@ pub(crate) struct Owners {
     pub stat: UserStat,
     /// `my_zero_pfn()`, or [`Pfn::NONE`] until it is needed.
     pub zero_pfn: Pfn,
+    /// `huge_zero_pfn`, or [`Pfn::NONE`] until it is needed.
+    pub huge_zero_pfn: Pfn,
+    /// What /sys/kernel/mm/transparent_hugepage holds.
+    pub thp: ThpSettings,
+    /// Large folios of which a part is mapped no more.
+    pub deferred: DeferredSplit,
     /// Frames in hand during a bulk call; empty between calls.
     pub scratch: Vec<Pfn>,
     /// Frames that may have lost their last locked mapping; empty between calls.
     pub munlocked: Vec<Pfn>,
+    /// Heads of anonymous folios that lost the last mapping of a frame; empty between calls.
+    pub partial: Vec<Pfn>,
 }
 
 impl Default for Owners {
@@ -219,8 +229,12 @@ impl Default for Owners {
             wild: Wild::default(),
             stat: UserStat::default(),
             zero_pfn: Pfn::NONE,
+            huge_zero_pfn: Pfn::NONE,
+            thp: ThpSettings::default(),
+            deferred: DeferredSplit::default(),
             scratch: Vec::new(),
             munlocked: Vec::new(),
+            partial: Vec::new(),
         }
     }
 }
@@ -383,6 +397,15 @@ impl Memory {
 
     #[cold]
     fn make_leaf(&mut self, cpu: Cpu, mm: MmId, vpn: u64) -> Result<LeafId, AllocError> {
+        let pmd = self.ensure_pmd(cpu, mm, vpn)?;
+        let pfn = self.alloc_table(cpu, mm, Level::Pte)?;
+        let leaf = self.owners.tables.new_leaf(pfn);
+        self.owners.tables.link_leaf(pmd, vpn, leaf);
+        Ok(leaf)
+    }
+
+    /// The PMD table that covers `vpn`, made if it is not there: `pmd_alloc()` and the levels above.
+    pub(crate) fn ensure_pmd(&mut self, cpu: Cpu, mm: MmId, vpn: u64) -> Result<DirId, AllocError> {
         let pgd = if let Some(pgd) = self.owners.space(mm).pgd {
             pgd
         } else {
@@ -402,10 +425,7 @@ impl Memory {
                 dir
             };
         }
-        let pfn = self.alloc_table(cpu, mm, Level::Pte)?;
-        let leaf = self.owners.tables.new_leaf(pfn);
-        self.owners.tables.link_leaf(upper, vpn, leaf);
-        Ok(leaf)
+        Ok(upper)
     }
 
     /// A frame for a page table: `pagetable_alloc()`.
@@ -434,33 +454,40 @@ impl Memory {
         self.free_pages(cpu, pfn, Order::ZERO);
     }
 
-    /// Drops a reference to a frame of order 0 and frees it with the last: `put_page()`. Tells
-    /// whether it was freed.
-    pub(crate) fn put_frame(&mut self, cpu: Cpu, pfn: Pfn) -> bool {
-        let last = self.map.put_page_testzero(pfn);
-        if last {
-            self.free_frame(cpu, pfn);
+    /// Drops a reference to a frame and frees it, or the folio that it is part of, with the last:
+    /// `put_page()`. Tells how many frames were freed.
+    pub(crate) fn put_frame(&mut self, cpu: Cpu, pfn: Pfn) -> u64 {
+        if self.map.put_page_testzero(pfn) {
+            self.free_frame(cpu, pfn)
+        } else {
+            0
         }
-        last
     }
 
-    /// Frees a frame whose last reference is gone: `free_unref_page()`.
+    /// Frees a frame whose last reference is gone, or the folio that it is part of, and tells how many
+    /// frames that are: `free_unref_page()`.
     #[inline]
-    pub(crate) fn free_frame(&mut self, cpu: Cpu, pfn: Pfn) {
-        if self.map.flags(pfn) & page_flags::HAS_CONTENT != 0 {
+    pub(crate) fn free_frame(&mut self, cpu: Cpu, pfn: Pfn) -> u64 {
+        let flags = self.map.flags(pfn);
+        if flags & (page_flags::HAS_CONTENT | page_flags::LARGE) != 0 {
+            if flags & page_flags::LARGE != 0 {
+                let head = self.map.large_head(pfn);
+                return self.free_folio(cpu, head);
+            }
             self.owners.contents.clear(&mut self.map, pfn);
         }
         self.map.reset_meta(pfn);
         self.free_pages(cpu, pfn, Order::ZERO);
+        1
     }
 
     /// Frees every frame of the scratch list and returns how many: `free_pages_and_swap_cache()`.
     pub(crate) fn free_scratch(&mut self, cpu: Cpu) -> u64 {
         let mut frames = std::mem::take(&mut self.owners.scratch);
+        let mut freed = 0;
         for &pfn in &frames {
-            self.free_frame(cpu, pfn);
+            freed += self.free_frame(cpu, pfn);
         }
-        let freed = frames.len() as u64;
         frames.clear();
         self.owners.scratch = frames;
         freed

@@ -7,7 +7,7 @@ use crate::address_space::{
 use crate::contents::Fill;
 use crate::error::AllocError;
 use crate::gfp::Gfp;
-use crate::mem_map::PageClass;
+use crate::mem_map::{PageClass, page_flags};
 use crate::memory::Memory;
 use crate::page_cache::FileId;
 use crate::page_table::{PTRS_PER_TABLE, Pte, Span, slot_of};
@@ -168,20 +168,14 @@ impl Memory {
         write: bool,
     ) -> Progress {
         let fault = FaultContext { mm, cpu, vma };
-        let bulk =
-            write && vma.file.is_none() && vma.prealloc.is_none() && !vma.has(vm_flags::CONTIG);
+        let bulk = write
+            && vma.file.is_none()
+            && vma.prealloc.is_none()
+            && !vma.has(vm_flags::CONTIG)
+            && !self.has_small_orders(vma);
         let (mut at, end) = (vpn, vpn + nr);
         while at < end {
-            let step = if bulk {
-                self.populate_anon(&fault, at, end)
-            } else {
-                Ok(0)
-            };
-            let step = step.and_then(|done| match done {
-                0 => self.touch_page(&fault, at, write).map(|_| 1),
-                _ => Ok(done),
-            });
-            match step {
+            match self.populate_step(&fault, at, end, (write, bulk)) {
                 Ok(done) => at += done,
                 Err(cause) => {
                     self.owners.cache.settle();
@@ -193,10 +187,33 @@ impl Memory {
         Progress::finished(nr)
     }
 
+    /// Faults in one page, with a huge page all of it, or, in bulk, what is absent of a leaf; returns
+    /// how many pages are done.
+    fn populate_step(
+        &mut self,
+        f: &FaultContext,
+        at: u64,
+        end: u64,
+        (write, bulk): (bool, bool),
+    ) -> Result<u64, Cause> {
+        if bulk && self.owners.leaf_of(f.mm, at).is_some() {
+            let done = self.populate_anon(f, at, end)?;
+            if done > 0 {
+                return Ok(done);
+            }
+        }
+        self.touch_page(f, at, write)?;
+        let leaf = self.owners.leaf_of(f.mm, at).expect("a page is mapped");
+        if self.owners.tables.leaf(leaf).huge {
+            return Ok((PTRS_PER_TABLE - at % PTRS_PER_TABLE).min(end - at));
+        }
+        Ok(1)
+    }
+
     /// Maps fresh frames at the absent entries that `at` begins, as far as the leaf goes; returns how
     /// many, 0 when the first entry is not absent.
     fn populate_anon(&mut self, f: &FaultContext, at: u64, end: u64) -> Result<u64, Cause> {
-        let leaf = self.ensure_leaf(f.cpu, f.mm, at)?;
+        let leaf = self.owners.leaf_of(f.mm, at).expect("the caller looked");
         let nr = (PTRS_PER_TABLE - at % PTRS_PER_TABLE).min(end - at);
         let span = Span { leaf, vpn: at, nr };
         let ptes = &self.owners.tables.leaf(leaf).ptes[span.slots()];
@@ -271,6 +288,11 @@ impl Memory {
 
     /// `__handle_mm_fault()` and `handle_pte_fault()`.
     fn handle_fault(&mut self, f: &FaultContext, vpn: u64, write: bool) -> Result<Pte, Cause> {
+        if f.vma.file.is_none()
+            && let Some(pte) = self.handle_huge_fault(f, vpn, write)?
+        {
+            return Ok(pte);
+        }
         let around = !write && self.maps_around(f, vpn);
         if let Some(file) = f.vma.file
             && !around
@@ -328,6 +350,9 @@ impl Memory {
         if let Some(base) = f.vma.prealloc {
             return Ok(self.map_prealloc(f, base, vpn).with(written));
         }
+        if let Some(pte) = self.do_anon_folio(f, vpn) {
+            return Ok(pte);
+        }
         let pfn = self.new_anon(f, vpn, GFP_ANON)?;
         Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | written))
     }
@@ -356,15 +381,20 @@ impl Memory {
             let pfn = self.new_anon(f, vpn, GFP_ANON)?;
             return Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | f.written()));
         }
-        if pte.has(Pte::ANON) && (pte.has(Pte::EXCLUSIVE) || self.can_reuse_anon(pte.pfn())) {
+        if pte.has(Pte::ANON) && (pte.has(Pte::EXCLUSIVE) || self.can_reuse_anon(f.mm, pte.pfn())) {
             return Ok(pte.with(Pte::EXCLUSIVE | f.written()));
         }
         self.wp_page_copy(f, vpn, pte)
     }
 
-    /// `wp_can_reuse_anon_folio()`: nobody else has a reference.
-    fn can_reuse_anon(&self, pfn: Pfn) -> bool {
-        self.map.refcount(pfn) == 1
+    /// `wp_can_reuse_anon_folio()`: nobody else has a reference, to any page of a large folio:
+    /// `__wp_can_reuse_large_anon_folio()`, mm/memory.c v6.15.
+    fn can_reuse_anon(&self, mm: MmId, pfn: Pfn) -> bool {
+        if self.map.flags(pfn) & page_flags::LARGE == 0 {
+            return self.map.refcount(pfn) == 1;
+        }
+        let head = self.map.large_head(pfn);
+        self.is_mapped_only_by(head, mm) && self.has_expected_refs(head)
     }
 
     /// `wp_page_copy()`.
@@ -393,12 +423,14 @@ impl Memory {
             cache: &mut owners.cache,
             stat: &mut owners.stat,
             munlocked: &mut owners.munlocked,
+            partial: &mut owners.partial,
         };
         let freed = unmap.present(mm, vpn, pte);
         self.settle_mlock();
         if let Some(pfn) = freed {
             self.free_frame(cpu, pfn);
         }
+        self.settle_partial();
     }
 
     // ---- bytes -------------------------------------------------------------------------------

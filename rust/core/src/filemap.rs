@@ -153,14 +153,20 @@ impl Memory {
 
     /// Sets a file's size; pages behind the end are unmapped wherever they are mapped, and dropped:
     /// `truncate_setsize()`. Private copies behind the end are the caller's to zap. Returns how many
-    /// frames were freed.
+    /// frames were freed. On a disk the page that is cut comes into the cache to be zeroed behind the
+    /// cut, also if it is a hole: `__ext4_block_zero_page_range()`, fs/ext4/inode.c.
     pub fn file_truncate(&mut self, file: FileId, cpu: Cpu, size: u64) -> u64 {
         let entry = self.owners.cache.file_mut(file);
+        let on_disk = entry.kind == FileKind::Regular && size < entry.size;
         entry.size = size;
         entry.fill_end = entry.fill_end.min(size);
         let first = u32::try_from(size.div_ceil(u64::from(PAGE_SIZE))).unwrap_or(u32::MAX);
         let freed = self.cache_drop(file, cpu, first..u32::MAX);
         let (index, at) = page_and_offset(size);
+        let cut = self.owners.cache.file(file).lookup(index);
+        if cut.is_none() && at > 0 && on_disk && let Ok(pfn) = self.cache_page(cpu, file, index) {
+            self.map.clear_flags(pfn, page_flags::UPTODATE);
+        }
         if at > 0
             && let Some(pfn) = self.owners.cache.file(file).lookup(index)
         {
@@ -197,7 +203,7 @@ impl Memory {
             if self.map.flags(pfn) & page_flags::SWAPBACKED != 0 {
                 self.owners.stat.nr_shmem -= 1;
             }
-            freed += u64::from(self.put_frame(cpu, pfn));
+            freed += self.put_frame(cpu, pfn);
         }
         freed
     }

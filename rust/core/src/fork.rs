@@ -54,6 +54,10 @@ impl Memory {
             if leaf.ptes[span.slots()].iter().all(|pte| pte.is_none()) {
                 continue;
             }
+            let huge = leaf.huge;
+            if huge && !span.is_whole() {
+                self.split_huge_pmd(span.leaf);
+            }
             let to = self.ensure_leaf(cpu, child, span.vpn)?;
             let copy = Copy {
                 parent,
@@ -62,6 +66,7 @@ impl Memory {
                 shared: range.flags & vm_flags::SHARED != 0,
             };
             self.copy_span(&copy, span, to)?;
+            self.owners.tables.leaf_mut(to).huge = huge && span.is_whole(); // `copy_huge_pmd()`
         }
         Ok(())
     }

@@ -389,6 +389,16 @@ impl MemMap {
         }
     }
 
+    /// As [`Self::folio_head`], for a frame that is flagged as part of a large folio: most of these
+    /// are of order 9, and found at once.
+    #[inline]
+    pub(crate) fn large_head(&self, pfn: Pfn) -> Pfn {
+        if self.hi.state(pfn.0) != 0 {
+            return Pfn(pfn.0 & !(PAGEBLOCK_NR_PAGES - 1));
+        }
+        self.folio_head(pfn)
+    }
+
     /// Makes an allocated block into blocks of order 0 of the same class: `split_page()`,
     /// mm/page_alloc.c v6.12, and the end of `__split_huge_page()`, mm/huge_memory.c v6.12.
     ///

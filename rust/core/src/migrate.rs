@@ -6,7 +6,7 @@ use crate::mem_map::page_flags;
 use crate::memory::Memory;
 use crate::page_cache::FileId;
 use crate::page_table::{PTRS_PER_TABLE, Pte, slot_of};
-use crate::units::{Cpu, Pfn};
+use crate::units::{Cpu, Order, Pfn};
 use crate::vmstat::VmEvent;
 use crate::zap::mappings_of;
 
@@ -28,8 +28,16 @@ impl Memory {
             let to = span.vpn - src + dst;
             let nr = span.nr.min(PTRS_PER_TABLE - to % PTRS_PER_TABLE);
             at = span.vpn + nr;
-            if span.is_whole() && nr == span.nr && self.move_table(mm, span.vpn, to) {
+            let whole = span.is_whole() && nr == span.nr;
+            if whole && let Err(error) = self.ensure_pmd(cpu, mm, to) {
+                self.owners.cache.settle();
+                return Progress::blocked(span.vpn - src, Cause::Memory(error));
+            }
+            if whole && self.move_table(mm, span.vpn, to) {
                 continue;
+            }
+            if self.owners.tables.leaf(span.leaf).huge {
+                self.split_huge_pmd(span.leaf);
             }
             let entries = slot_of(span.vpn, 0)..slot_of(span.vpn, 0) + span_len(nr);
             let leaf = self.owners.tables.leaf(span.leaf);
@@ -48,7 +56,7 @@ impl Memory {
         Progress::finished(nr)
     }
 
-    /// `move_normal_pmd()`: the table itself changes place.
+    /// `move_normal_pmd()`, `move_huge_pmd()`: the table itself changes place.
     fn move_table(&mut self, mm: MmId, src: u64, dst: u64) -> bool {
         let Some(pgd) = self.owners.space(mm).pgd else {
             return false;
@@ -110,49 +118,77 @@ impl Memory {
         mappings
     }
 
-    /// Whether a frame of order 0 could be moved now: the tests of `isolate_migratepages_block()`,
-    /// mm/compaction.c, and `folio_expected_refs()`, mm/migrate.c v6.12.
+    /// Whether the folio whose head is `pfn`, a single frame or a large one, could be moved now: the
+    /// tests of `isolate_migratepages_block()`, mm/compaction.c, and `folio_expected_refs()`,
+    /// mm/migrate.c v6.12. A tail, or a block that nobody owns, is not movable.
     ///
     /// # Errors
     /// Why not.
     pub fn can_migrate(&self, pfn: Pfn) -> Result<(), MigrateError> {
         let head = self.map.head_at(pfn).ok_or(MigrateError::NotMovable)?;
         let flags = self.map.flags(pfn);
-        let cached = match head.class {
-            _ if head.order > crate::units::Order::ZERO => return Err(MigrateError::NotMovable),
-            class if class.is_anon() => 0,
-            class if class.is_cached() => 1,
-            _ => return Err(MigrateError::NotMovable),
-        };
-        let expected = self.map.mapcount(pfn) + cached;
+        let large = head.order > Order::ZERO;
+        let owned = head.class.is_anon() || head.class.is_cached();
+        if !owned || large && flags & page_flags::LARGE == 0 {
+            return Err(MigrateError::NotMovable);
+        }
         if flags & (page_flags::PINNED | page_flags::LOCKED | page_flags::WRITEBACK) != 0
-            || self.map.refcount(pfn) != expected
+            || !self.has_expected_refs(pfn)
         {
             return Err(MigrateError::Busy);
         }
         Ok(())
     }
 
-    /// Moves a page to a fresh frame of order 0 and frees the old one: `migrate_folio()`. The new
-    /// frame was allocated by the caller and has one reference and no other state.
+    /// Moves a folio to a fresh block of the same order and frees the old one: `migrate_folio()`. The
+    /// new block was allocated by the caller and has one reference and no other state. A large folio
+    /// moves whole and stays one: huge mappings stay huge, and pages of it that nobody maps go along.
+    /// Whoever has no block of its order splits it first ([`Memory::split_folio`]) and moves its
+    /// frames one by one.
     ///
     /// # Errors
-    /// Why the page cannot be moved; the caller still has the new frame.
+    /// Why the folio cannot be moved; the caller still has the new block.
     pub fn migrate_frame(&mut self, cpu: Cpu, from: Pfn, to: Pfn) -> Result<(), MigrateError> {
         self.can_migrate(from)?;
+        let order = self.map.folio_order(from);
+        let class = self.map.class(from);
+        let refs = self.map.refcount(from);
+        self.map.clear_head(to, self.map.folio_order(to));
+        if order == Order::ZERO {
+            self.map.set_head(to, order, class);
+        } else {
+            self.map.set_compound(to, order, class);
+        }
+        self.owners.deferred.rename(from, to);
+        let mut nr_entries = 0;
+        for (from, to) in self.frames_of(from).zip(to.0..) {
+            nr_entries += self.migrate_page(from, Pfn(to));
+        }
+        self.map.add_refs(to, refs - 1);
+        self.free_pages(cpu, from, order);
+        let nr = u64::from(order.nr_pages());
+        self.vmstat.count(VmEvent::PgMigrateSuccess, nr);
+        let (pte_ns, copy_ns) = (self.clock.costs.pte_ns, self.clock.costs.copy_ns);
+        self.clock.charge(
+            cpu,
+            nr * u64::from(copy_ns) + nr_entries * u64::from(pte_ns),
+        );
+        Ok(())
+    }
+
+    /// Gives one frame's entries, flags, owner and content to another, references not counted; tells
+    /// how many entries it had.
+    fn migrate_page(&mut self, from: Pfn, to: Pfn) -> u64 {
         let flags = self.map.flags(from);
         let mappings = self.rmap_walk(from);
         for &(mm, vpn) in &mappings {
             let pte = self.owners.pte_mut(mm, vpn);
             *pte = pte.moved_to(to);
         }
-        let class = self.map.class(from);
-        self.map.set_class(to, class);
         self.map.set_flags(
             to,
             flags & !(page_flags::HAS_CONTENT | page_flags::ISOLATED),
         );
-        self.map.add_refs(to, self.map.refcount(from) - 1);
         self.map.add_mapcount(to, self.map.mapcount(from));
         self.owners.contents.transfer(&mut self.map, from, to);
         if flags & page_flags::ANON != 0 {
@@ -163,14 +199,7 @@ impl Memory {
             self.owners.cache.file_mut(FileId(file)).replace(index, to);
         }
         self.map.reset_meta(from);
-        self.free_pages(cpu, from, crate::units::Order::ZERO);
-        self.vmstat.count(VmEvent::PgMigrateSuccess, 1);
-        let (pte_ns, copy_ns) = (self.clock.costs.pte_ns, self.clock.costs.copy_ns);
-        self.clock.charge(
-            cpu,
-            u64::from(copy_ns) + mappings.len() as u64 * u64::from(pte_ns),
-        );
-        Ok(())
+        mappings.len() as u64
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::address_space::{MmId, RssKind, UserStat, rss_kind};
-use crate::mem_map::{GUP_PIN_COUNTING_BIAS, PageClass, page_flags};
+use crate::folio::HPAGE_PMD_ORDER;
+use crate::mem_map::{BlockHead, GUP_PIN_COUNTING_BIAS, PageClass, page_flags};
 use crate::memory::Memory;
 use crate::page_cache::FileId;
-use crate::page_table::{Pte, USER_PAGES};
+use crate::page_table::{Leaf, Pte, USER_PAGES};
 use crate::units::{Order, Pfn};
 
 /// What the entries of all address spaces say.
@@ -99,6 +100,11 @@ impl Memory {
         let mut rss = [0_u64; 3];
         for span in self.spans(mm, 0, USER_PAGES) {
             let leaf = self.owners.tables.leaf(span.leaf);
+            ensure!(
+                !leaf.huge || self.is_one_mapping(leaf),
+                "the entries of {mm:?} from {:#x} on are not one mapping",
+                span.vpn
+            );
             for (vpn, &pte) in (span.vpn..)
                 .zip(leaf.ptes.iter())
                 .filter(|(_, pte)| pte.is_present())
@@ -127,15 +133,31 @@ impl Memory {
         Ok(())
     }
 
+    /// Whether the entries of a huge leaf say the same of all frames of one folio, or of the huge zero
+    /// page.
+    fn is_one_mapping(&self, leaf: &Leaf) -> bool {
+        let first = leaf.ptes[0];
+        let owner = if first.has(Pte::ZERO) {
+            first.pfn() == self.owners.huge_zero_pfn
+        } else {
+            first.has(Pte::ANON)
+        };
+        let block = self.map.head_at(first.pfn());
+        let huge = block.is_some_and(|head| head.compound && head.order == HPAGE_PMD_ORDER);
+        let bits = |pte: Pte| pte.without(Pte::YOUNG | Pte::DIRTY);
+        let same = |(pfn, &pte): (u32, &Pte)| bits(pte) == bits(first).moved_to(Pfn(pfn));
+        let frames = first.pfn().0..;
+        owner && huge && first.is_present() && frames.zip(leaf.ptes.iter()).all(same)
+    }
+
     fn check_pte(&self, mm: MmId, vpn: u64, pte: Pte, seen: &mut Seen) -> Result<(), String> {
         let pfn = pte.pfn();
-        let head = self.map.head_at(pfn);
-        let class = head.map(|head| head.class);
+        let class = self.map.class(pfn);
         let anon = pte.has(Pte::ANON);
-        let fits = match class {
-            Some(class) if anon => class.is_anon(),
-            Some(class) => class.is_cached(),
-            None => false,
+        let fits = if anon {
+            class.is_anon()
+        } else {
+            class.is_cached()
         };
         ensure!(
             fits,
@@ -166,16 +188,16 @@ impl Memory {
 
     fn check_mapped_frames(&self, seen: &Seen) -> Result<(), String> {
         let mut stat = UserStat::default();
-        for pfn in (0..self.map.nr_frames()).map(Pfn) {
-            let Some(head) = self.map.head_at(pfn) else {
-                continue;
-            };
+        for head in self.map.blocks() {
+            let flags = self.map.flags(head.pfn);
             let user = head.class.is_anon() || head.class.is_cached();
-            if user && head.order == Order::ZERO && self.map.flags(pfn) != 0 {
-                self.check_user_frame(pfn, head.class, seen, &mut stat)?;
+            let large = flags & page_flags::LARGE != 0;
+            if user && (large || head.order == Order::ZERO && flags != 0) {
+                self.check_folio(head, seen, &mut stat)?;
             } else {
-                let mapped = seen.frames.contains_key(&pfn.0);
-                ensure!(!mapped, "frame {} is mapped", pfn.0);
+                let end = head.pfn.0 + head.order.nr_pages();
+                let mapped = seen.frames.range(head.pfn.0..end).next();
+                ensure!(mapped.is_none(), "{head:?} is mapped: {mapped:?}");
             }
         }
         stat.nr_page_table_pages = self.owners.stat.nr_page_table_pages;
@@ -184,14 +206,40 @@ impl Memory {
         Ok(())
     }
 
-    /// Counts of one frame that user space or the page cache owns.
+    /// Counts of a folio that user space or the page cache owns, of one frame or large.
+    fn check_folio(&self, head: BlockHead, seen: &Seen, stat: &mut UserStat) -> Result<(), String> {
+        let (large, mut expected, mut unmapped) = (head.order > Order::ZERO, 0, 0);
+        for pfn in self.frames_of(head.pfn) {
+            let flagged = self.map.flags(pfn) & page_flags::LARGE != 0;
+            ensure!(
+                flagged == large && head.compound == large,
+                "frame {} of {head:?} is flagged wrongly",
+                pfn.0
+            );
+            expected += self.check_user_frame(pfn, head.class, seen, stat)?;
+            unmapped += u32::from(self.map.mapcount(pfn) == 0);
+        }
+        let refs = self.map.refcount(head.pfn);
+        ensure!(
+            refs == expected,
+            "{head:?} has {refs} references of {expected}"
+        );
+        let partial = large && head.class.is_anon() && unmapped > 0;
+        ensure!(
+            partial == self.owners.deferred.contains(head.pfn),
+            "{head:?}, {unmapped} frames of it not mapped, is queued wrongly"
+        );
+        Ok(())
+    }
+
+    /// Counts of one frame that user space or the page cache owns; returns the references to it.
     fn check_user_frame(
         &self,
         pfn: Pfn,
         class: PageClass,
         seen: &Seen,
         stat: &mut UserStat,
-    ) -> Result<(), String> {
+    ) -> Result<u32, String> {
         let (flags, at) = (self.map.flags(pfn), pfn.0);
         let (maps, locked) = seen.frames.get(&at).copied().unwrap_or_default();
         let mapcount = self.map.mapcount(pfn);
@@ -200,14 +248,8 @@ impl Memory {
             "frame {at} has mapcount {mapcount} of {maps}"
         );
         let cached = u32::from(!class.is_anon());
-        let refs = self.map.refcount(pfn);
         let held = flags & page_flags::PINNED != 0;
         let holds = if held { self.map.pins(pfn) } else { 0 };
-        let expected = maps + cached + holds * (GUP_PIN_COUNTING_BIAS + 1);
-        ensure!(
-            refs == expected,
-            "frame {at} has {refs} references of {expected}"
-        );
         let mlocked = flags & page_flags::MLOCKED != 0;
         ensure!(
             mlocked == locked,
@@ -223,7 +265,7 @@ impl Memory {
             stat.nr_file_pages += 1;
             stat.nr_shmem += u64::from(class.is_shmem());
         }
-        Ok(())
+        Ok(maps + cached + holds * (GUP_PIN_COUNTING_BIAS + 1))
     }
 
     fn check_cache(&self, seen: &Seen) -> Result<(), String> {
@@ -257,10 +299,7 @@ impl Memory {
     fn check_sharers(&self) -> Result<(), String> {
         let mut counts = BTreeMap::new();
         for pfn in (0..self.map.nr_frames()).map(Pfn) {
-            let anon = self
-                .map
-                .head_at(pfn)
-                .is_some_and(|head| head.class.is_anon());
+            let anon = self.map.flags(pfn) & page_flags::ANON != 0;
             if anon && self.map.mapcount(pfn) > 0 {
                 let walk = self.owners.rmap.walk(&self.map, pfn);
                 ensure!(

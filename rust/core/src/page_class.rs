@@ -136,8 +136,8 @@ pub mod page_flags {
     pub const SWAPBACKED: u16 = 1 << 8;
     /// `PAGE_MAPPING_ANON`: (anchor, index) is a reverse map, not a cache index.
     pub const ANON: u16 = 1 << 9;
-    /// `PG_anon_exclusive`.
-    pub const EXCLUSIVE: u16 = 1 << 10;
+    /// Part of a large folio that has an owner (`PG_head` and the tails): see `folio`.
+    pub const LARGE: u16 = 1 << 10;
     /// The contents table has an overlay for this frame.
     pub const HAS_CONTENT: u16 = 1 << 11;
     /// Pinned for good by a contiguous run.

@@ -2,8 +2,10 @@
 //! allocator, `pgtable_t` and friends, include/linux/pgtable.h v6.12.
 //!
 //! The tables of all address spaces live in one arena, so that a table given back is used again
-//! without being zeroed. A leaf of 512 entries may instead be *one* huge mapping: then its entry is
-//! in `huge`, and the table stays deposited (`pgtable_trans_huge_deposit()`, mm/pgtable-generic.c).
+//! without being zeroed. A leaf may be *one* huge mapping: then `huge` is set, and its 512 entries
+//! say what that one says, each of its own frame, so that to look up a page, to walk a range and to
+//! split are the same for both. The table's frame is Linux's deposited table
+//! (`pgtable_trans_huge_deposit()`, mm/pgtable-generic.c).
 
 use crate::units::Pfn;
 
@@ -105,10 +107,24 @@ impl Pte {
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {
     pub ptes: Box<[Pte; 512]>,
-    /// One mapping for the whole range, if it is not none; then all `ptes` are none.
-    pub huge: Pte,
+    /// The entries are one mapping: `pmd_trans_huge()`. All are present, of consecutive frames from
+    /// an aligned one on, with equal bits; young and dirty is the whole if one entry is.
+    pub huge: bool,
     /// Frame of this table.
     pub pfn: Pfn,
+}
+
+impl Leaf {
+    /// Young and dirty, as far as one of the entries is: bits of a huge mapping.
+    pub fn used_bits(&self) -> u64 {
+        let all = self.ptes.iter().fold(0, |bits, pte| bits | pte.0);
+        all & (Pte::YOUNG | Pte::DIRTY)
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.ptes.iter().all(|pte| pte.is_none())
+    }
 }
 
 /// A table of tables; a slot is the index of the lower table plus one, or 0.
@@ -220,7 +236,7 @@ impl Tables {
         }
         self.leaves.push(Leaf {
             ptes: Box::new([Pte::NONE; 512]),
-            huge: Pte::NONE,
+            huge: false,
             pfn,
         });
         LeafId(index_of(self.leaves.len() - 1))
@@ -242,7 +258,7 @@ impl Tables {
     /// Gives back a leaf, whose entries are all none, and tells its frame.
     pub fn drop_leaf(&mut self, id: LeafId) -> Pfn {
         let leaf = self.leaf(id);
-        debug_assert!(leaf.huge.is_none() && leaf.ptes.iter().all(|pte| pte.is_none()));
+        debug_assert!(!leaf.huge && leaf.is_empty());
         let pfn = leaf.pfn;
         self.free_leaves.push(id.0);
         pfn

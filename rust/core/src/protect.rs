@@ -29,7 +29,8 @@ impl Memory {
         }
     }
 
-    /// Gives present entries the permissions of `flags`: `change_pte_range()`. An entry becomes
+    /// Gives present entries the permissions of `flags`: `change_pte_range()`, `change_huge_pmd()`; a
+    /// huge mapping that the range cuts is split. An entry becomes
     /// writable at once only where no fault would have anything to do: `can_change_pte_writable()`.
     pub fn protect(&mut self, mm: MmId, vpn: u64, nr: u64, flags: u64) {
         let write = flags & vm_flags::WRITE != 0;
@@ -41,6 +42,9 @@ impl Memory {
         let (mut at, end) = (vpn, vpn + nr);
         while let Some(span) = self.owners.next_span(mm, at, end) {
             at = span.vpn + span.nr;
+            if !span.is_whole() && self.owners.tables.leaf(span.leaf).huge {
+                self.split_huge_pmd(span.leaf);
+            }
             let leaf: &mut Leaf = self.owners.tables.leaf_mut(span.leaf);
             for pte in leaf.ptes[span.slots()]
                 .iter_mut()

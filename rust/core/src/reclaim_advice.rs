@@ -4,13 +4,14 @@
 use crate::address_space::MmId;
 use crate::mem_map::page_flags;
 use crate::memory::Memory;
-use crate::page_table::Pte;
-use crate::units::Cpu;
+use crate::page_table::{PTRS_PER_TABLE, Pte};
+use crate::units::{Cpu, Pfn};
 
 impl Memory {
     /// Marks anonymous pages that nobody else maps as given up: clean, and not to be kept when
     /// memory is short. A write takes that back. `madvise_free_pte_range()`.
-    pub fn lazy_free(&mut self, mm: MmId, vpn: u64, nr: u64) {
+    pub fn lazy_free(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64) {
+        self.split_cut_folios(mm, cpu, vpn, nr);
         self.for_each_pte(mm, vpn, nr, |memory, _, pte| {
             let pfn = pte.pfn();
             let alone = pte.has(Pte::ANON) && memory.map.mapcount(pfn) == 1;
@@ -25,7 +26,8 @@ impl Memory {
     }
 
     /// Makes pages that nobody else maps look unused: `madvise_cold_or_pageout_pte_range()`.
-    pub fn cold(&mut self, mm: MmId, vpn: u64, nr: u64) {
+    pub fn cold(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64) {
+        self.split_cut_folios(mm, cpu, vpn, nr);
         self.for_each_pte(mm, vpn, nr, |memory, _, pte| {
             let shared = !pte.is_present()
                 || pte.has(Pte::ZERO | Pte::WILD)
@@ -37,12 +39,46 @@ impl Memory {
     /// Reclaims pages that nobody else maps: those given up are freed, those of files are unmapped
     /// and stay in the cache. Returns how many frames were freed. `reclaim_pages()`, mm/vmscan.c.
     pub fn page_out(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64) -> u64 {
-        let before = self.cold_candidates(mm, vpn, nr);
-        let mut freed = 0;
-        for vpn in before {
+        let mut freed = self.split_cut_folios(mm, cpu, vpn, nr);
+        for vpn in self.cold_candidates(mm, vpn, nr) {
             freed += self.zap(mm, cpu, vpn, 1, crate::zap::Markers::Keep);
         }
         freed
+    }
+
+    /// Splits the large folios of which the range has a part only, where nobody else maps them: what
+    /// all three kinds of advice begin with. Returns how many frames were freed.
+    fn split_cut_folios(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64) -> u64 {
+        let mut freed = 0;
+        let mut at = vpn;
+        while let Some(span) = self.owners.next_span(mm, at, vpn + nr) {
+            at = span.vpn + span.nr;
+            for head in self.cut_folios(mm, span.vpn, span.nr) {
+                if self.is_mapped_only_by(head, mm) {
+                    freed += self.split_folio(cpu, head).unwrap_or(0);
+                }
+            }
+        }
+        freed
+    }
+
+    /// Heads of the large anonymous folios that have a mapped page in the range, which lies within one
+    /// table, and a page that is not mapped there.
+    fn cut_folios(&self, mm: MmId, vpn: u64, nr: u64) -> Vec<Pfn> {
+        debug_assert!(vpn % PTRS_PER_TABLE + nr <= PTRS_PER_TABLE);
+        let mut folios: Vec<(Pfn, u32)> = Vec::new();
+        for (_, pte) in self.entries(mm, vpn, nr) {
+            if !pte.has(Pte::ANON) || self.map.flags(pte.pfn()) & page_flags::LARGE == 0 {
+                continue;
+            }
+            let head = self.map.large_head(pte.pfn());
+            match folios.last_mut() {
+                Some((last, pages)) if *last == head => *pages += 1,
+                _ => folios.push((head, 1)),
+            }
+        }
+        folios.retain(|&(head, pages)| pages < self.map.folio_order(head).nr_pages());
+        folios.into_iter().map(|(head, _)| head).collect()
     }
 
     /// Virtual pages whose pages can go.

@@ -327,6 +327,14 @@ impl Rmap {
         mappings
     }
 
+    /// Whether all mappings of a mapped frame are of one address space.
+    pub fn only_by(&self, map: &MemMap, pfn: Pfn, mm: MmId) -> bool {
+        let (_, sharers) = anchor(map, pfn);
+        let chained = map.flags(pfn) & page_flags::CHAINED != 0;
+        sharers == SharersId::single(mm)
+            && (!chained || self.walk(map, pfn).iter().all(|&(by, _)| by == mm))
+    }
+
     /// The members of the set that a mapped frame's anchor names, if it names a set.
     pub fn set_of(&self, map: &MemMap, pfn: Pfn) -> Option<Vec<u32>> {
         let (_, sharers) = anchor(map, pfn);

@@ -96,7 +96,9 @@ impl Memory {
         }
         let word = PRESENT | u64::from(pte.pfn().0);
         if pte.has(Pte::ZERO) {
-            return word;
+            // `pagemap_pmd_range()` finds the huge one's page, which is not anonymous.
+            let huge = pte.pfn() != self.owners.zero_pfn;
+            return word | if huge { FILE } else { 0 };
         }
         let file = if pte.has(Pte::ANON | Pte::WILD) {
             0
@@ -108,14 +110,15 @@ impl Memory {
     }
 
     /// One byte a page, 1 where it is in memory: `mincore_pte_range()`. A page of a file is looked up
-    /// in the cache.
+    /// in the cache, and there if it was filled: `mincore_page()`.
     pub fn mincore(&self, mm: MmId, vpn: u64, nr: u64, vma: &VmArea) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(nr).expect("a range fits in memory")];
         if let Some(file) = vma.file {
             let file = self.owners.cache.file(file);
             for (page, byte) in (vma.index_of(vpn)..).zip(&mut bytes) {
-                let cached = u32::try_from(page).is_ok_and(|page| file.lookup(page).is_some());
-                *byte = u8::from(cached);
+                let cached = u32::try_from(page).ok().and_then(|page| file.lookup(page));
+                let filled = |pfn| self.map.flags(pfn) & page_flags::UPTODATE != 0;
+                *byte = u8::from(cached.is_some_and(filled));
             }
         }
         for (at, _) in self
@@ -131,8 +134,13 @@ impl Memory {
     pub fn usage(&self, mm: MmId, vpn: u64, nr: u64) -> Usage {
         let mut usage = Usage::default();
         let normal = |pte: &Pte| pte.is_present() && !pte.has(Pte::ZERO);
-        for (_, pte) in self.entries(mm, vpn, nr).filter(|(_, pte)| normal(pte)) {
-            self.account_page(&mut usage, pte);
+        for span in self.spans(mm, vpn, nr) {
+            let leaf = self.owners.tables.leaf(span.leaf);
+            let used = if leaf.huge { leaf.used_bits() } else { 0 };
+            for pte in leaf.ptes[span.slots()].iter().filter(|pte| normal(pte)) {
+                self.account_page(&mut usage, pte.with(used));
+                usage.anonymous_thp += if leaf.huge { 4096 } else { 0 };
+            }
         }
         usage.pss >>= PSS_SHIFT;
         usage.pss_dirty >>= PSS_SHIFT;

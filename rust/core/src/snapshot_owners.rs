@@ -6,6 +6,7 @@
 use crate::address_space::{AddressSpace, MmId, Owners};
 use crate::codec::{Reader, SnapshotError, Writer};
 use crate::contents::{Fill, PAGE_SIZE};
+use crate::folio::DeferredSplit;
 use crate::page_cache::{File, FileId, FileKind, FileSpec};
 use crate::page_table::{Leaf, LeafId, Level, PTRS_PER_TABLE, Pte, Table, USER_PAGES};
 use crate::units::Pfn;
@@ -18,6 +19,10 @@ impl Owners {
     pub(crate) fn encode(&self, writer: &mut Writer) {
         writer
             .bytes(&serde_json::to_vec(&(&self.stat, &self.wild, &self.runs)).expect("plain data"));
+        writer.bytes(&serde_json::to_vec(&self.thp).expect("plain data"));
+        writer.sequence(self.deferred.iter().map(|head| head.0));
+        writer.flag(self.huge_zero_pfn != Pfn::NONE);
+        writer.number(self.huge_zero_pfn.0);
         writer.flag(self.zero_pfn != Pfn::NONE);
         writer.number(self.zero_pfn.0);
         writer.size(self.spaces.len());
@@ -43,6 +48,12 @@ impl Owners {
         let counters = serde_json::from_slice(reader.bytes()?);
         (owners.stat, owners.wild, owners.runs) =
             counters.map_err(|error| SnapshotError::new(error.to_string()))?;
+        owners.thp = serde_json::from_slice(reader.bytes()?)
+            .map_err(|error| SnapshotError::new(error.to_string()))?;
+        let heads: Vec<u32> = reader.sequence()?;
+        let heads: Result<Vec<_>, _> = heads.iter().map(|&pfn| in_range(pfn, nr_frames)).collect();
+        owners.deferred = DeferredSplit::from_heads(heads?);
+        owners.huge_zero_pfn = optional_frame(reader, nr_frames)?;
         if owners
             .runs
             .iter()
@@ -50,10 +61,7 @@ impl Owners {
         {
             return Err(refuse("a run lies beyond the last frame"));
         }
-        owners.zero_pfn = match (reader.flag()?, reader.number()?) {
-            (true, pfn) => in_range(pfn, nr_frames)?,
-            (false, _) => Pfn::NONE,
-        };
+        owners.zero_pfn = optional_frame(reader, nr_frames)?;
         for id in 0..reader.length()? {
             let space = if reader.flag()? {
                 let space = owners.decode_space(reader, nr_frames)?;
@@ -206,13 +214,21 @@ fn in_range(pfn: u32, nr_frames: u32) -> Result<Pfn, SnapshotError> {
     }
 }
 
+/// A frame that may be none.
+fn optional_frame(reader: &mut Reader<'_>, nr_frames: u32) -> Result<Pfn, SnapshotError> {
+    match (reader.flag()?, reader.number()?) {
+        (true, pfn) => in_range(pfn, nr_frames),
+        (false, _) => Ok(Pfn::NONE),
+    }
+}
+
 fn frame(reader: &mut Reader<'_>, nr_frames: u32) -> Result<Pfn, SnapshotError> {
     in_range(reader.number()?, nr_frames)
 }
 
 /// Entries as runs: how many, their bits, and the first frame and whether the next ones follow it.
 fn encode_leaf(writer: &mut Writer, leaf: &Leaf) {
-    writer.number(leaf.huge.0);
+    writer.flag(leaf.huge);
     let mut at = 0;
     while at < leaf.ptes.len() {
         let first = leaf.ptes[at];
@@ -237,7 +253,7 @@ fn decode_leaf(
     leaf: &mut Leaf,
     nr_frames: u32,
 ) -> Result<(), SnapshotError> {
-    leaf.huge = Pte(reader.number()?);
+    leaf.huge = reader.flag()?;
     let mut at = 0;
     while at < leaf.ptes.len() {
         let nr: usize = reader.number()?;

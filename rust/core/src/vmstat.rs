@@ -75,6 +75,20 @@ vm_events! {
     ThpFaultAlloc => "thp_fault_alloc",
     /// Huge pages refused at a fault.
     ThpFaultFallback => "thp_fault_fallback",
+    /// Huge pages made by collapsing small ones.
+    ThpCollapseAlloc => "thp_collapse_alloc",
+    /// Huge pages refused when collapsing.
+    ThpCollapseAllocFailed => "thp_collapse_alloc_failed",
+    /// Huge zero pages given.
+    ThpZeroPageAlloc => "thp_zero_page_alloc",
+    /// Huge zero pages refused.
+    ThpZeroPageAllocFailed => "thp_zero_page_alloc_failed",
+    /// Huge mappings split into small ones.
+    ThpSplitPmd => "thp_split_pmd",
+    /// Large folios split into single frames.
+    ThpSplitPage => "thp_split_page",
+    /// Large folios of which a part is mapped no more.
+    ThpDeferredSplitPage => "thp_deferred_split_page",
     /// Page blocks claimed by another migratetype (ours; Linux has a trace event only).
     PageblockClaim => "pageblock_claim",
     /// Pages stolen from another migratetype's block (ours, likewise).

@@ -26,6 +26,8 @@ pub(crate) struct Unmap<'a> {
     pub stat: &'a mut UserStat,
     /// Frames that one locked mapping left while others stay: [`Memory::settle_mlock`].
     pub munlocked: &'a mut Vec<Pfn>,
+    /// Folios that lost the last mapping of a frame: [`Memory::settle_partial`].
+    pub partial: &'a mut Vec<Pfn>,
 }
 
 impl Unmap<'_> {
@@ -41,10 +43,24 @@ impl Unmap<'_> {
         } else {
             self.cached(mm, vpn, pte)
         };
-        if self.map.flags(pfn) & page_flags::MLOCKED != 0 {
-            self.munlock(pfn, left, pte);
+        let flags = self.map.flags(pfn);
+        if flags & (page_flags::MLOCKED | page_flags::LARGE) != 0 {
+            if flags & page_flags::MLOCKED != 0 {
+                self.munlock(pfn, left, pte);
+            }
+            if flags & page_flags::LARGE != 0 && left == 0 && pte.has(Pte::ANON) {
+                self.unmapped_of_folio(pfn);
+            }
         }
         self.map.put_page_testzero(pfn).then_some(pfn)
+    }
+
+    /// The last mapping of a frame of a large folio went: the end of `__folio_remove_rmap()`.
+    fn unmapped_of_folio(&mut self, pfn: Pfn) {
+        let head = self.map.large_head(pfn);
+        if self.partial.last() != Some(&head) {
+            self.partial.push(head);
+        }
     }
 
     /// A mapping of a page of a file: `folio_remove_rmap_pte()` of a folio that is not anonymous.
@@ -97,19 +113,43 @@ pub(crate) fn mappings_of(
 
 impl Memory {
     /// Unmaps `nr` pages from `vpn` and returns how many frames that freed: `zap_page_range_single()`.
+    /// A huge mapping that the range cuts is split; the folio stays whole until its last page goes.
     pub fn zap(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64, markers: Markers) -> u64 {
         let (mut at, end, mut freed, mut cleared) = (vpn, vpn + nr, 0, 0);
         while let Some(span) = self.owners.next_span(mm, at, end) {
             at = span.vpn + span.nr;
+            let huge = self.owners.tables.leaf(span.leaf).huge;
+            if huge && !span.is_whole() {
+                self.split_huge_pmd(span.leaf);
+            }
             cleared += self.zap_span(mm, span, markers);
             if !self.owners.scratch.is_empty() {
                 freed += self.free_scratch(cpu);
+            }
+            if !self.owners.partial.is_empty() {
+                self.settle_partial();
+            }
+            if span.is_whole() && (huge || markers == Markers::Keep) {
+                self.reclaim_pt(mm, cpu, span);
             }
         }
         self.owners.cache.settle();
         let pte_ns = u64::from(self.clock.costs.pte_ns);
         self.clock.charge(cpu, cleared * pte_ns);
         freed
+    }
+
+    /// Frees a table that is empty now: the deposited one of a huge mapping, `zap_deposited_table()`,
+    /// mm/huge_memory.c v6.12, or one that `MADV_DONTNEED` cleared whole, `try_get_and_clear_pmd()`,
+    /// mm/pt_reclaim.c v6.14.
+    fn reclaim_pt(&mut self, mm: MmId, cpu: Cpu, span: Span) {
+        if !self.owners.tables.leaf(span.leaf).is_empty() {
+            return;
+        }
+        let pgd = self.owners.space(mm).pgd.expect("it has a table");
+        self.owners.tables.unlink_leaf(pgd, span.vpn);
+        let pfn = self.owners.tables.drop_leaf(span.leaf);
+        self.free_table(cpu, mm, Level::Pte, pfn);
     }
 
     /// Clears the entries of one leaf; frames to free are left in the scratch list. Returns the
@@ -124,6 +164,7 @@ impl Memory {
             wild,
             scratch,
             munlocked,
+            partial,
             ..
         } = &mut self.owners;
         let mut unmap = Unmap {
@@ -132,12 +173,15 @@ impl Memory {
             cache,
             stat,
             munlocked,
+            partial,
         };
         let space = spaces[mm.0 as usize]
             .as_mut()
             .expect("a live address space");
         let mut cleared = 0;
-        for (vpn, pte) in (span.vpn..).zip(&mut tables.leaf_mut(span.leaf).ptes[span.slots()]) {
+        let leaf = tables.leaf_mut(span.leaf);
+        leaf.huge = false;
+        for (vpn, pte) in (span.vpn..).zip(&mut leaf.ptes[span.slots()]) {
             if pte.is_none() || pte.has(Pte::GUARD) && markers == Markers::Keep {
                 continue;
             }

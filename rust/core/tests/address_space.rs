@@ -276,7 +276,7 @@ fn a_page_given_up_goes_when_asked_for_unless_it_was_written_again() {
     for vpn in 0x1000..0x1003 {
         store(&mut memory, mm, &vma, vpn, 5);
     }
-    memory.lazy_free(mm, 0x1000, 2);
+    memory.lazy_free(mm, CPU, 0x1000, 2);
     assert_eq!(load(&mut memory, mm, &vma, 0x1000), 5, "still readable");
     assert_eq!(memory.usage(mm, 0x1000, 3).lazyfree, 2 * 4096);
     store(&mut memory, mm, &vma, 0x1001, 6);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{FLAGS, MAPS, MemMap, REFS, SATURATED};
+use super::{FLAGS, MAPS, MemMap, REFS, SATURATED, page_flags};
 use crate::units::Pfn;
 
 /// `GUP_PIN_COUNTING_BIAS`, include/linux/mm.h v6.12: a pin is this many references.
@@ -118,9 +118,11 @@ impl MemMap {
         self.maps_above = maps;
     }
 
-    /// References to an allocated frame: `page_count()`. A fresh frame has one.
+    /// References to an allocated frame, or to the large folio that it is part of: `page_count()`.
+    /// A fresh frame has one.
     #[inline]
     pub fn refcount(&self, pfn: Pfn) -> u32 {
+        let pfn = self.counted(pfn);
         let refs = self.meta[pfn.0 as usize][REFS];
         1 + u32::from(refs) + above(refs, &self.refs_above, pfn)
     }
@@ -128,7 +130,17 @@ impl MemMap {
     /// Takes a reference: `get_page()`.
     #[inline]
     pub fn get_page(&mut self, pfn: Pfn) {
+        let pfn = self.counted(pfn);
         self.add_refs(pfn, 1);
+    }
+
+    /// The frame where references to this one are counted: itself, or the head of its large folio.
+    #[inline]
+    pub(crate) fn counted(&self, pfn: Pfn) -> Pfn {
+        if self.flags(pfn) & page_flags::LARGE == 0 {
+            return pfn;
+        }
+        self.large_head(pfn)
     }
 
     /// Takes `nr` references: `page_ref_add()`.
@@ -157,9 +169,10 @@ impl MemMap {
     }
 
     /// Drops a reference and tells whether it was the last: `put_page_testzero()`. After the last
-    /// one, the caller must free the frame.
+    /// one, the caller must free the frame, or the large folio that it is part of.
     #[inline]
     pub fn put_page_testzero(&mut self, pfn: Pfn) -> bool {
+        let pfn = self.counted(pfn);
         if self.meta[pfn.0 as usize][REFS] == 0 {
             return true;
         }

@@ -114,6 +114,24 @@ impl Memory {
     }
 
     #[pyo3(signature = (file, *, index, nr, cpu = 0))]
+    fn cache_reserve(
+        &self,
+        py: Python<'_>,
+        file: u32,
+        index: u32,
+        nr: u32,
+        cpu: u16,
+    ) -> PyResult<Done> {
+        if index.checked_add(nr).is_none() {
+            return Err(PyValueError::new_err("a file has at most 2**32 pages"));
+        }
+        self.with_batch(py, u64::from(nr), |memory| {
+            let (file, cpu) = (some_file(memory, file)?, cpu_of(memory, cpu)?);
+            Ok(done(memory.cache_reserve(file, cpu, index, nr)))
+        })
+    }
+
+    #[pyo3(signature = (file, *, index, nr, cpu = 0))]
     fn cache_drop(
         &self,
         py: Python<'_>,

@@ -3,6 +3,7 @@
 mod address_space;
 mod allocator;
 mod files;
+mod huge;
 mod ranges;
 mod runs;
 mod state;
