@@ -48,7 +48,7 @@ impl Memory {
             Some(pfn) => pfn,
             None => {
                 let pfn = self.sync_mmap_readahead(f, file, index)?;
-                if around {
+                if !write && !f.vma.has(VM_DONTEXPAND) {
                     // filemap_fault() drops the lock to read, and the fault begins again.
                     self.do_fault_around(f, file, leaf, vpn);
                 }

@@ -164,7 +164,11 @@ impl Memory {
         let freed = self.cache_drop(file, cpu, first..u32::MAX);
         let (index, at) = page_and_offset(size);
         let cut = self.owners.cache.file(file).lookup(index);
-        if cut.is_none() && at > 0 && on_disk && let Ok(pfn) = self.cache_page(cpu, file, index) {
+        if cut.is_none()
+            && at > 0
+            && on_disk
+            && let Ok(pfn) = self.cache_page(cpu, file, index)
+        {
             self.map.clear_flags(pfn, page_flags::UPTODATE);
         }
         if at > 0

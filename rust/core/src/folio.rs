@@ -13,7 +13,7 @@ use crate::error::AllocError;
 use crate::gfp::Gfp;
 use crate::mem_map::{PageClass, page_flags};
 use crate::memory::Memory;
-use crate::page_table::{LeafId, Pte};
+use crate::page_table::{LeafId, PTRS_PER_TABLE, Pte};
 use crate::rmap::Rmap;
 use crate::units::{Cpu, Order, Pfn};
 use crate::vmstat::VmEvent;
@@ -168,7 +168,7 @@ impl Memory {
         let Some(leaf) = self.owners.leaf_of(mm, vpn) else {
             return;
         };
-        let inside = vpn % crate::page_table::PTRS_PER_TABLE != 0;
+        let inside = !vpn.is_multiple_of(PTRS_PER_TABLE);
         if inside && self.owners.tables.leaf(leaf).huge {
             self.split_huge_pmd(leaf);
         }

@@ -110,9 +110,10 @@ impl Memory {
                 .filter(|(_, pte)| pte.is_present())
             {
                 if pte.has(Pte::ZERO) {
+                    let right = leaf.huge || pte.pfn() == self.owners.zero_pfn;
                     ensure!(
-                        !pte.has(Pte::WRITE),
-                        "{mm:?} may write the zero page at {vpn:#x}"
+                        right && !pte.has(Pte::WRITE),
+                        "{mm:?} may write the zero page at {vpn:#x}, or has a wrong one"
                     );
                 } else if pte.has(Pte::WILD) {
                     seen.wild += 1;

@@ -108,7 +108,7 @@ impl Memory {
         for counter in &mut counters {
             *counter = reader.number()?;
         }
-        memory.vmstat = VmStat::from_counters(counters);
+        memory.vmstat = VmStat::from_counters(&counters);
         let mut map = memory.map.emptied();
         let mut lists = Vec::new();
         for zone in &mut memory.zones {

@@ -124,8 +124,8 @@ impl VmStat {
     }
 
     /// Counters that were read from somewhere.
-    pub(crate) const fn from_counters(counters: [u64; VmEvent::COUNT]) -> Self {
-        Self(counters)
+    pub(crate) const fn from_counters(counters: &[u64; VmEvent::COUNT]) -> Self {
+        Self(*counters)
     }
 
     /// A counter.

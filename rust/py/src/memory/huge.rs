@@ -16,6 +16,7 @@ fn unknown(what: &str, word: &str) -> PyErr {
 
 #[pymethods]
 impl Memory {
+    #[allow(clippy::too_many_arguments)] // so many files in that directory
     #[pyo3(signature = (*, enabled, defrag, use_zero_page, always, madvise, inherit))]
     fn thp_configure(
         &self,
