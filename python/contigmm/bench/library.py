@@ -1,7 +1,7 @@
 """What the library costs: system calls of a process, page tables and zeroing included.
 
-Input: ``spec:medium`` (4 GiB, freshly booted), profile ``contig``, one process with no other VMA
-than the one measured, but where ``vmas`` says more.
+Input: ``spec:medium`` (4 GiB, freshly booted), profile ``contig``. Each subject has a process
+of its own, with ``vmas`` VMAs beside the one measured.
 """
 
 from typing import Final
@@ -26,7 +26,8 @@ _PRIVATE: Final = MAP_PRIVATE | MAP_ANONYMOUS
 _NO_LIMIT: Final = {"MEMLOCK": (1 << 62, 1 << 62)}
 _PFN_MASK: Final = (1 << 55) - 1
 _FAULTS: Final = 1024
-_FORK_VMAS: Final = 1000
+_VMAS: Final = 1000
+_FORK_PAGES: Final = 33  # a VMA; in half of them all are resident: 500 times 33 pages are 64 MiB
 
 
 def subjects(machine: Machine) -> list[Subject]:
@@ -41,12 +42,21 @@ def subjects(machine: Machine) -> list[Subject]:
     ]
 
 
-def _spawn(machine: Machine, name: str) -> Process:
-    return machine.spawn(name, rlimits=_NO_LIMIT)
+def _spawn(machine: Machine, name: str, *, pages: int = 1) -> tuple[Process, int]:
+    """A process with as many VMAs of ``pages`` pages that cannot merge, and where they begin.
+
+    The lowest is read-only, so that what is mapped below it does not merge with it either.
+    """
+    process = machine.spawn(name, rlimits=_NO_LIMIT)
+    step = pages * PAGE
+    base = process.mmap(0, _VMAS * step, PROT_READ, _PRIVATE)
+    for at in range(base + step, base + _VMAS * step, 2 * step):
+        process.mprotect(at, step, _RW)
+    return process, base
 
 
 def _pair(machine: Machine, name: str, length: int, flags: int, *, number: int) -> Subject:
-    process = _spawn(machine, name)
+    process, _ = _spawn(machine, name)
 
     def work() -> None:
         process.munmap(process.mmap(0, length, _RW, flags), length)
@@ -55,7 +65,7 @@ def _pair(machine: Machine, name: str, length: int, flags: int, *, number: int) 
         if flags & MAP_CONTIG:
             _check_contiguous(process, length)
 
-    return Subject(name, work, number, before=check)
+    return Subject(name, work, number, vmas=_VMAS, before=check)
 
 
 def _check_contiguous(process: Process, length: int) -> None:
@@ -72,7 +82,7 @@ def _check_contiguous(process: Process, length: int) -> None:
 
 def _fault(machine: Machine) -> Subject:
     """One write to a page that is absent, in a mapping of 4 MiB."""
-    process = _spawn(machine, "fault")
+    process, _ = _spawn(machine, "fault")
     place = [0]
 
     def before() -> None:
@@ -85,18 +95,17 @@ def _fault(machine: Machine) -> Subject:
     def after() -> None:
         process.munmap(place[0] - _FAULTS * PAGE, _FAULTS * PAGE)
 
-    return Subject("fault", work, _FAULTS, before=before, after=after)
+    return Subject("fault", work, _FAULTS, vmas=_VMAS, before=before, after=after)
 
 
 def _fork(machine: Machine) -> Subject:
-    """A fork of 1,000 VMAs that each have a page, and the child's exit."""
-    process = _spawn(machine, "fork")
-    base = process.mmap(0, _FORK_VMAS * PAGE, PROT_READ, _PRIVATE)
-    for at in range(base, base + _FORK_VMAS * PAGE, 2 * PAGE):
-        process.mprotect(at, PAGE, _RW)
-        process.touch(at, 1)
+    """A fork of 1,000 VMAs with 64 MiB resident, and the child's exit: per half of the pair."""
+    step = _FORK_PAGES * PAGE
+    process, base = _spawn(machine, "fork", pages=_FORK_PAGES)
+    for at in range(base + step, base + _VMAS * step, 2 * step):
+        process.touch(at, step)
 
     def work() -> None:
         process.fork().exit()
 
-    return Subject("fork_1000_vmas", work, 2, vmas=_FORK_VMAS)
+    return Subject("fork_1000_vmas", work, 2, vmas=_VMAS)

@@ -30,7 +30,7 @@ from contigmm.errors import Reason, SyscallError
 from contigmm.mm.causes import no_memory
 from contigmm.mm.flags import VM_CONTIG, VM_DONTCOPY, VM_DONTEXPAND, VM_LOCKED, VM_SYNC, VmFlags
 from contigmm.mm.vma import vma_pages
-from contigmm.phys import CoreError
+from contigmm.phys import CoreError, InvariantError
 
 if TYPE_CHECKING:
     from contigmm.mm.mm_struct import MmStruct
@@ -94,6 +94,10 @@ class ContigPolicy(Protocol):
         """Settle what a child's copy of a contiguous VMA is."""
 
 
+def _not_contiguous() -> InvariantError:
+    return InvariantError("a VMA of profile linux is backed by a contiguous run")
+
+
 class LinuxSync:
     """v4.15 and later: the bit is MAP_SYNC, on any mapping."""
 
@@ -108,27 +112,27 @@ class LinuxSync:
 
     def allocate(self, task: "Task", nr: int) -> Run:
         """Never asked: no VMA of this profile is contiguous."""
-        raise NotImplementedError
+        raise _not_contiguous()
 
     def abandon(self, task: "Task", run: Run) -> None:
         """Never asked."""
-        raise NotImplementedError
+        raise _not_contiguous()
 
     def hold(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """Never asked."""
-        raise NotImplementedError
+        raise _not_contiguous()
 
     def release(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """Never asked."""
-        raise NotImplementedError
+        raise _not_contiguous()
 
     def duplicate(self, mm: "MmStruct", copy: "VmArea") -> None:
         """Never asked."""
-        raise NotImplementedError
+        raise _not_contiguous()
 
     def fork(self, child: "Task", mm: "MmStruct", copy: "VmArea") -> None:
         """Never asked."""
-        raise NotImplementedError
+        raise _not_contiguous()
 
 
 class Rfc2017:
