@@ -107,6 +107,36 @@ class Memory:
 
     # ---- the whole ----
 
+    def mark_dirty(self, pfns: npt.NDArray[np.uint32]) -> None:
+        """Say that imported folios, named by their first frames, are not written back yet.
+
+        Frames that have an owner, or are no user memory, are passed over.
+
+        Raises:
+            ValueError: a frame does not exist.
+        """
+
+    def compact_memory(self, *, cpu: int = 0) -> None:
+        """Compact every zone as far as it goes, as ``echo 1 > /proc/sys/vm/compact_memory`` does.
+
+        The simulated time of the work passes on ``cpu``; ``vmstat()`` counts it.
+
+        Raises:
+            CoreError: EINVAL, no such CPU.
+        """
+
+    def compact_proactively(
+        self, *, node: int, proactiveness: int, cpu: int = 0
+    ) -> tuple[int, int] | None:
+        """Compact a node if it is more fragmented than ``proactiveness`` (0 to 100) tolerates.
+
+        Returns the node's fragmentation score, in per cent, before and after; None when there
+        was nothing to do.
+
+        Raises:
+            CoreError: EINVAL, no such CPU.
+        """
+
     def snapshot(self) -> bytes:
         """Encode the whole state, compressed: one canonical encoding with a version."""
 

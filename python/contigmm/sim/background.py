@@ -20,6 +20,7 @@ from contigmm.abi import (
 from contigmm.description import (
     MAX_PAGE_ORDER,
     UNKNOWN_MIGRATETYPE,
+    FrameFlags,
     FrameRuns,
     Layout,
     MachineDescription,
@@ -50,15 +51,20 @@ class BackgroundFile(NamedTuple):
     is_shmem: bool
 
 
-def import_layout(memory: Memory, description: MachineDescription, layout: Layout) -> None:
+def import_layout(
+    memory: Memory, description: MachineDescription, layout: Layout, *, split_folios: bool
+) -> None:
     """Lay out frames, free lists and per-CPU lists in a freshly booted memory.
+
+    With ``split_folios`` large folios become pages, as their owners will have them.
 
     Raises:
         ValueError: the layout is not one of this machine.
     """
     frames = layout.frames
     order = np.minimum(frames.order, MAX_PAGE_ORDER).astype(np.uint8)
-    order[np.isin(frames.page_class, _SPLIT)] = 0
+    if split_folios:
+        order[np.isin(frames.page_class, _SPLIT)] = 0
     untold = layout.pageblock_type == UNKNOWN_MIGRATETYPE
     types = np.where(untold, np.uint8(MigrateType.MOVABLE), layout.pageblock_type)
     by_place = sorted(description.zones, key=lambda zone: (zone.node, zone.start_pfn))
@@ -80,6 +86,21 @@ def import_layout(memory: Memory, description: MachineDescription, layout: Layou
             if cpu < memory.nr_cpus()
         ],
     )
+    if not split_folios:
+        memory.mark_dirty(_dirty_folios(frames))
+
+
+def _dirty_folios(frames: FrameRuns) -> npt.NDArray[np.uint32]:
+    """Return the heads of the large cached folios that are not written back."""
+    is_dirty = (frames.flags & FrameFlags.DIRTY != 0) & (frames.order > 0)
+    rows = np.flatnonzero(is_dirty & (frames.page_class == PageClass.FILE_LARGE))
+    order = frames.order[rows].astype(np.int64)
+    nr = frames.nr[rows].astype(np.int64) >> order
+    before = np.cumsum(nr) - nr
+    within = np.arange(int(nr.sum())) - np.repeat(before, nr)
+    first = np.repeat(frames.start[rows].astype(np.int64), nr)
+    heads: npt.NDArray[np.uint32] = (first + (within << np.repeat(order, nr))).astype(np.uint32)
+    return heads
 
 
 def adopt_background(

@@ -81,11 +81,19 @@ def _zone_spec(zone: ZoneDescription) -> dict[str, Any]:
 
 
 def boot_memory(
-    description: MachineDescription, *, seed: int, cpus: int | None, costs: bool
+    description: MachineDescription,
+    *,
+    seed: int,
+    cpus: int | None,
+    costs: bool,
+    split_folios: bool = False,
 ) -> Memory:
-    """Boot the core and lay out what the description says is in use."""
+    """Boot the core and lay out what the description says is in use.
+
+    ``split_folios``: frames will be given owners, which have large folios page by page.
+    """
     spec = core_spec(description, seed=seed, cpus=cpus, costs=costs)
     memory = Memory.boot(json.dumps(spec, sort_keys=True))
     if description.layout is not None:
-        import_layout(memory, description, description.layout)
+        import_layout(memory, description, description.layout, split_folios=split_folios)
     return memory

@@ -484,6 +484,7 @@ fn boot_zone(
         avoid_fragment: false,
         lock_free_at_ns: 0,
         numa: NumaStat::default(),
+        compact: crate::compaction::CompactState::default(),
     };
     for &[start, nr] in &own {
         map.assign_zone(Pfn(start), nr, id);

@@ -281,6 +281,57 @@ impl FreeArea {
         })
     }
 
+    /// The blocks of a list, tail first.
+    pub(crate) fn iter_reverse<'a>(
+        &'a self,
+        map: &'a MemMap,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> impl Iterator<Item = Pfn> + 'a {
+        let mut next = self.lists[slot(order)][migratetype.index()].tail;
+        std::iter::from_fn(move || {
+            (next != NONE).then(|| {
+                let pfn = Pfn(next);
+                next = map.link(next, order)[PREV];
+                pfn
+            })
+        })
+    }
+
+    /// Turns a list so that a block of it comes first: `move_freelist_head()`, mm/compaction.c v6.12.
+    pub(crate) fn rotate_to_head(
+        &mut self,
+        map: &mut MemMap,
+        order: Order,
+        migratetype: MigrateType,
+        first: Pfn,
+    ) {
+        let list = &mut self.lists[slot(order)][migratetype.index()];
+        let [last, _] = map.link(first.0, order);
+        if last == NONE {
+            return;
+        }
+        map.link_mut(list.tail, order)[NEXT] = list.head;
+        map.link_mut(list.head, order)[PREV] = list.tail;
+        map.link_mut(last, order)[NEXT] = NONE;
+        map.link_mut(first.0, order)[PREV] = NONE;
+        (list.head, list.tail) = (first.0, last);
+    }
+
+    /// Turns a list so that a block of it comes last: `move_freelist_tail()`, mm/compaction.c v6.12.
+    pub(crate) fn rotate_behind(
+        &mut self,
+        map: &mut MemMap,
+        order: Order,
+        migratetype: MigrateType,
+        last: Pfn,
+    ) {
+        let [_, next] = map.link(last.0, order);
+        if next != NONE {
+            self.rotate_to_head(map, order, migratetype, Pfn(next));
+        }
+    }
+
     /// Last block of a list.
     pub(crate) fn last(&self, order: Order, migratetype: MigrateType) -> Option<Pfn> {
         let tail = self.lists[slot(order)][migratetype.index()].tail;

@@ -457,6 +457,15 @@ impl MemMap {
         }
     }
 
+    /// Links of a free block.
+    pub(crate) fn link_mut(&mut self, pfn: u32, order: Order) -> &mut [u32; 2] {
+        if self.is_hi(order) {
+            self.hi.link_mut(pfn)
+        } else {
+            self.lo.link_mut(pfn)
+        }
+    }
+
     // ---- pageblocks --------------------------------------------------------------------------
 
     /// Migratetype of the pageblock of a frame: `get_pageblock_migratetype()`.

@@ -2,11 +2,11 @@
 //!
 //! A snapshot is `MAGIC`, the SHA-256 digest of the body, and the body compressed with zstd. The body
 //! is canonical: it depends on the state alone, not on how it came about, and free memory costs a few
-//! bytes a run. Version 1:
+//! bytes a run. Version 2:
 //!
 //! 1. the description the machine was booted from, as JSON;
 //! 2. clocks and counters;
-//! 3. zones: marks, flags, lists of free blocks and per-CPU lists, in list order;
+//! 3. zones: marks, flags, what compaction remembers, lists of free blocks and per-CPU lists, in list order;
 //! 4. pageblock types and blocks, run-length coded; then flags, counts and owners of used frames;
 //! 5. who uses them: address spaces with their page tables, sharers, files, contents, runs.
 
@@ -29,7 +29,7 @@ use crate::vmstat::{VmEvent, VmStat};
 use crate::zone::Zone;
 
 /// First bytes of every snapshot; the last one is the version.
-const MAGIC: &[u8; 8] = b"contigm\x01";
+const MAGIC: &[u8; 8] = b"contigm\x02";
 const DIGEST_BYTES: usize = 32;
 const ZSTD_LEVEL: i32 = 1;
 
@@ -150,6 +150,7 @@ fn encode_zone(writer: &mut Writer, map: &MemMap, zone: &Zone) {
             zone.lowmem_reserve,
             zone.pcp_limits,
             zone.numa,
+            &zone.compact,
         ),
     );
     writer.number(zone.nr_reserved_highatomic);
@@ -186,7 +187,13 @@ fn decode_zone(reader: &mut Reader<'_>, zone: &mut Zone) -> Result<FreeLists, Sn
         zone.lowmem_reserve,
         zone.pcp_limits,
         zone.numa,
+        zone.compact,
     ) = get_json(reader)?;
+    if !zone.compact.is_sound() {
+        return Err(SnapshotError::new(
+            "a zone's compaction was deferred too often",
+        ));
+    }
     zone.nr_reserved_highatomic = reader.number()?;
     zone.watermark_boost = reader.number()?;
     zone.lock_free_at_ns = reader.number()?;

@@ -67,6 +67,10 @@ vm_events! {
     CompactIsolated => "compact_isolated",
     /// Times kcompactd was woken.
     CompactDaemonWake => "compact_daemon_wake",
+    /// Pages that kcompactd's migration scanner looked at.
+    CompactDaemonMigrateScanned => "compact_daemon_migrate_scanned",
+    /// Pages that kcompactd's free scanner looked at.
+    CompactDaemonFreeScanned => "compact_daemon_free_scanned",
     /// Pages migrated.
     PgMigrateSuccess => "pgmigrate_success",
     /// Pages that could not be migrated.

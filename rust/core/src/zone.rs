@@ -6,6 +6,7 @@
 //! [`Order::MAX`] unless their pageblocks may not merge.
 #![allow(clippy::inline_always)] // see page_alloc
 
+use crate::compaction::CompactState;
 use crate::free_area::{FreeArea, Side};
 use crate::mem_map::MemMap;
 use crate::pcp::{Pcp, PcpLimits};
@@ -72,6 +73,8 @@ pub struct Zone {
     pub lock_free_at_ns: u64,
     /// Where allocations were wanted and taken.
     pub numa: NumaStat,
+    /// What compaction remembers between runs.
+    pub(crate) compact: CompactState,
 }
 
 impl Zone {
@@ -92,6 +95,7 @@ impl Zone {
         self.nr_free_cma = 0;
         self.nr_free_highatomic = 0;
         self.nr_reserved_highatomic = 0;
+        self.compact = CompactState::default();
         for pcp in &mut self.pcps {
             *pcp = Pcp::default();
         }

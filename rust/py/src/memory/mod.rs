@@ -5,6 +5,7 @@ mod allocator;
 mod files;
 mod huge;
 mod ranges;
+mod room;
 mod runs;
 mod state;
 mod views;

@@ -1,0 +1,47 @@
+//! Making room: compaction.
+
+use contigmm_core::NodeId;
+use numpy::PyArray1;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::{Memory, cpu_of, frames_of};
+
+#[pymethods]
+impl Memory {
+    fn mark_dirty(&self, py: Python<'_>, pfns: &Bound<'_, PyArray1<u32>>) -> PyResult<()> {
+        let pfns = frames_of(pfns)?;
+        self.with_batch(py, pfns.len() as u64, |memory| {
+            let nr_frames = memory.map().nr_frames();
+            if let Some(pfn) = pfns.iter().find(|pfn| pfn.0 >= nr_frames) {
+                return Err(PyValueError::new_err(format!("no frame {}", pfn.0)));
+            }
+            memory.mark_dirty(&pfns);
+            Ok(())
+        })
+    }
+
+    #[pyo3(signature = (*, cpu = 0))]
+    fn compact_memory(&self, py: Python<'_>, cpu: u16) -> PyResult<()> {
+        self.with_batch(py, u64::MAX, |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            memory.compact_memory(cpu);
+            Ok(())
+        })
+    }
+
+    #[pyo3(signature = (*, node, proactiveness, cpu = 0))]
+    fn compact_proactively(
+        &self,
+        py: Python<'_>,
+        node: u8,
+        proactiveness: u32,
+        cpu: u16,
+    ) -> PyResult<Option<(u32, u32)>> {
+        self.with_batch(py, u64::MAX, |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            let tick = memory.compact_proactively(NodeId(node), cpu, proactiveness);
+            Ok(tick.map(|tick| (tick.score_before, tick.score_after)))
+        })
+    }
+}
