@@ -68,8 +68,12 @@ def test_health_and_reflection_are_there():
     with serving() as (_, address), grpc.insecure_channel(address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "contigmm.v1.MemoryService"):
-            status = health.Check(health_pb2.HealthCheckRequest(service=name)).status
+            request = health_pb2.HealthCheckRequest(service=name)
+            status = health.Check(request).status
             assert status == health_pb2.HealthCheckResponse.SERVING
+            watched = health.Watch(request)
+            assert next(watched).status == status
+            watched.cancel()
         ask = reflection_pb2.ServerReflectionRequest(list_services="")
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         (answer,) = stub.ServerReflectionInfo(iter([ask]))

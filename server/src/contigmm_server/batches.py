@@ -1,6 +1,7 @@
 """BatchService: many operations in one message, and sessions of such messages on a stream."""
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import grpc.aio
 
@@ -8,6 +9,7 @@ from contigmm.sim.operation import Call
 from contigmm.v1 import batch_pb2 as pb
 from contigmm.v1 import batch_pb2_grpc
 from contigmm_server import codec, columns, lifetimes
+from contigmm_server.commands import SHORT_US, Soon
 from contigmm_server.failures import ErrorReason, invalid
 from contigmm_server.hosted import Command, HostedMachine
 from contigmm_server.lifetimes import Lifetime, Stream
@@ -23,33 +25,31 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def RunBatch(self, request: pb.RunBatchRequest, context: object) -> pb.RunBatchResponse:
+    def RunBatch(self, request: pb.RunBatchRequest, context: object) -> Soon[pb.RunBatchResponse]:
         """One batch."""
         hosted = self._registry.machine(request.machine)
-        command = _command(request.batch, None)
+        asked = _Asked(partial(_command, request.batch, None), len(request.batch.operations))
 
         def work() -> pb.RunBatchResponse:
             response = pb.RunBatchResponse()
-            _run_batch(hosted, command, response.answers)
+            _run_batch(hosted, asked.command, response.answers)
             return response
 
-        return await hosted.answer_once(request, pb.RunBatchResponse, work, cost_us=command.cost_us)
+        return hosted.answer_once(request, pb.RunBatchResponse, work, cost_us=asked.cost_us)
 
-    async def RunColumns(
+    def RunColumns(
         self, request: pb.RunColumnsRequest, context: object
-    ) -> pb.RunColumnsResponse:
+    ) -> Soon[pb.RunColumnsResponse]:
         """One batch in columns."""
         hosted = self._registry.machine(request.machine)
-        command = _column_command(request.columns)
+        asked = _Asked(partial(_column_command, request.columns), len(request.columns.calls))
 
         def work() -> pb.RunColumnsResponse:
             response = pb.RunColumnsResponse()
-            _run_columns(hosted, command, response.answers)
+            _run_columns(hosted, asked.command, response.answers)
             return response
 
-        return await hosted.answer_once(
-            request, pb.RunColumnsResponse, work, cost_us=command.cost_us
-        )
+        return hosted.answer_once(request, pb.RunColumnsResponse, work, cost_us=asked.cost_us)
 
     async def Operate(
         self, request_iterator: AsyncIterator[pb.OperateRequest], context: OperateContext
@@ -110,31 +110,32 @@ class _Talk:
         response = pb.OperateResponse()
         run: Callable[[], None]
         if part == "batch":
-            first = request.batch.first_operation
-            command = _command(request.batch, self._stream)
+            batch = request.batch
+            first = batch.first_operation
+            asked = _Asked(partial(_command, batch, self._stream), len(batch.operations))
 
             def run() -> None:
-                _run_batch(self._hosted, command, response.answers)
+                _run_batch(self._hosted, asked.command, response.answers)
                 response.answers.first_operation = first
 
         elif part == "columns":
             first = request.columns.first_operation
-            command = _column_command(request.columns)
+            asked = _Asked(partial(_column_command, request.columns), len(request.columns.calls))
 
             def run() -> None:
-                _run_columns(self._hosted, command, response.columns)
+                _run_columns(self._hosted, asked.command, response.columns)
                 response.columns.first_operation = first
 
         else:
             raise invalid(
                 ErrorReason.ERROR_REASON_INVALID_FIELD, "neither a batch nor columns in a message"
             )
-        return await self._once(first, command, run, response)
+        return await self._once(first, asked, run, response)
 
     async def _once(
-        self, first: int, command: Command, run: Callable[[], None], response: pb.OperateResponse
+        self, first: int, asked: "_Asked", run: Callable[[], None], response: pb.OperateResponse
     ) -> pb.OperateResponse:
-        count = len(command.operations)
+        count = asked.count
         session = self._session
 
         def work() -> pb.OperateResponse:
@@ -146,7 +147,30 @@ class _Talk:
             session.keep(count, response, self._kept_operations)
             return response
 
-        return await self._hosted.queue.run_in_turn(work, cost_us=command.cost_us)
+        return await self._hosted.queue.run_in_turn(work, cost_us=asked.cost_us)
+
+
+class _Asked:
+    """A batch as it came. One that is long by its length alone is decoded where it runs."""
+
+    def __init__(self, decode: Callable[[], Command], count: int) -> None:
+        """Take it.
+
+        Raises:
+            ServiceError: INVALID_ARGUMENT, it is no batch; a long one tells when it runs.
+        """
+        self.count = count
+        self._decode = decode
+        self._command: Command | None = None
+        length_us = codec.CALL_US * count
+        self.cost_us = length_us if length_us >= SHORT_US else self.command.cost_us
+
+    @property
+    def command(self) -> Command:
+        """The operations."""
+        if self._command is None:
+            self._command = self._decode()
+        return self._command
 
 
 def _command(batch: pb.Batch, stream: Stream | None) -> Command:

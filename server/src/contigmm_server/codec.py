@@ -28,7 +28,8 @@ _READ: Final = int(Call.READ)
 _WRITE: Final = int(Call.WRITE)
 
 # Judged cost, in microseconds; what is over commands.SHORT_US in all leaves the event loop.
-_CALL_US: Final = 12.0
+CALL_US: Final = 12.0
+"""Of any call."""
 _PAGE_US: Final = 0.1
 _TEARDOWN_US: Final = 300.0  # fork and exit walk whole address spaces
 _MOST_PAGES: Final = 1 << 22
@@ -210,7 +211,15 @@ def cost_us(operations: Iterable[Operation]) -> float:
             teardowns += 1
         elif len(operation.args) > 1:
             pages += min(operation.args[1] >> PAGE_SHIFT, _MOST_PAGES)
-    return _CALL_US * calls + _PAGE_US * pages + _TEARDOWN_US * teardowns
+    return CALL_US * calls + _PAGE_US * pages + _TEARDOWN_US * teardowns
+
+
+def cost_of_one_us(operation: Operation) -> float:
+    """Judge one operation: :func:`cost_us` of it alone."""
+    if operation.call in _TEARDOWNS:
+        return CALL_US + _TEARDOWN_US
+    args = operation.args
+    return CALL_US + (_PAGE_US * min(args[1] >> PAGE_SHIFT, _MOST_PAGES) if len(args) > 1 else 0)
 
 
 _TEARDOWNS: Final = frozenset({_FORK, _EXIT})

@@ -8,9 +8,9 @@ completed; what has not begun when its caller goes away (cancelled, deadline pas
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from contigmm_server.failures import ErrorReason, exhausted
 
@@ -18,6 +18,9 @@ SHORT_US: Final = 1000
 """Work judged to take longer leaves the event loop."""
 
 T = TypeVar("T")
+
+Soon: TypeAlias = T | Awaitable[T]
+"""What is there already, or comes when awaited."""
 
 
 class CommandQueue:
@@ -43,6 +46,20 @@ class CommandQueue:
     def depth(self) -> int:
         """Commands that wait for their turn."""
         return len(self._waiting)
+
+    def answer(self, work: Callable[[], T], *, cost_us: float) -> Soon[T]:
+        """Do as :meth:`run`, but give the result itself if the machine is idle and ``work`` short.
+
+        Raises:
+            ServiceError: As :meth:`run`.
+        """
+        if self._busy or cost_us >= SHORT_US:
+            return self.run(work, cost_us=cost_us)
+        self._busy = True
+        try:
+            return work()
+        finally:
+            self._release()
 
     async def run(self, work: Callable[[], T], *, cost_us: float) -> T:
         """Run ``work`` when its turn comes, at once if the machine is idle.

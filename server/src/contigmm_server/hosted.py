@@ -14,7 +14,7 @@ from contigmm.sim.machine import Machine, NoSuchProcessError
 from contigmm.sim.operation import Answer, Call, ExitCause, Operation
 from contigmm.sim.table import Entry
 from contigmm_server import codec
-from contigmm_server.commands import CommandQueue
+from contigmm_server.commands import CommandQueue, Soon
 from contigmm_server.failures import ErrorReason, ServiceError, not_found
 from contigmm_server.lifetimes import Lifetime, Lifetimes
 from contigmm_server.limits import Limits
@@ -80,16 +80,16 @@ class HostedMachine:
             self._done.append((Command([operation], lifetimes={0: lifetime}), [answer]))
         return answer
 
-    async def answer_once(
+    def answer_once(
         self, request: Any, kind: type[R], work: Callable[[], R], *, cost_us: float
-    ) -> R:
+    ) -> Soon[R]:
         """Give the answer of ``work``, or, for a request id seen before, the first answer again.
 
         Raises:
             ServiceError: RESOURCE_EXHAUSTED, INVALID_ARGUMENT, or what ``work`` raises.
         """
         if not request.request_id:
-            return await self.queue.run(work, cost_us=cost_us)
+            return self.queue.answer(work, cost_us=cost_us)
 
         def once() -> R:
             known = self._replies.recall(request, kind)
@@ -99,7 +99,7 @@ class HostedMachine:
             self._replies.keep(request, response)
             return response
 
-        return await self.queue.run(once, cost_us=cost_us)
+        return self.queue.answer(once, cost_us=cost_us)
 
     # ---- what follows from commands ----
 

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
-import contigmm
 from contigmm.description import MachineDescription
 from contigmm.phys import InvariantError
 from contigmm.sim.machine import Machine
@@ -16,11 +16,13 @@ from contigmm.sim.snapshot import SnapshotError
 from contigmm.v1 import machine_pb2 as pb
 from contigmm.v1 import machine_pb2_grpc, operation_pb2
 from contigmm_server import codec, described, paging, uploads
+from contigmm_server.commands import Soon
 from contigmm_server.failures import ErrorReason, invalid
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.limits import CHUNK_BYTES
 from contigmm_server.registry import Registry
 
+_VERSION: Final = version("contigmm")
 _LONG_US: Final = 1e9  # never on the event loop
 _VIEW_US: Final = 50.0
 _PROFILES: Final = {
@@ -52,7 +54,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
         """Version, limits, load."""
         limits = self._registry.limits
         return pb.GetServerResponse(
-            version=contigmm.__version__,
+            version=_VERSION,
             machines=len(self._registry),
             machines_max=limits.machines,
             frames_max=limits.frames,
@@ -175,9 +177,9 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
             next_page_token=paging.token(moment, page[-1].machine_id, "machines") if more else "",
         )
 
-    async def AdvanceClock(
+    def AdvanceClock(
         self, request: pb.AdvanceClockRequest, context: object
-    ) -> pb.AdvanceClockResponse:
+    ) -> Soon[pb.AdvanceClockResponse]:
         """Time passes."""
         hosted = self._registry.machine(request.machine)
         call = operation_pb2.AdvanceClockCall(duration_ns=request.duration_ns)
@@ -187,7 +189,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
             answer = hosted.execute_one(operation)
             return pb.AdvanceClockResponse(clock_ns=answer.value, machine_seq=answer.seq)
 
-        return await hosted.answer_once(request, pb.AdvanceClockResponse, work, cost_us=_VIEW_US)
+        return hosted.answer_once(request, pb.AdvanceClockResponse, work, cost_us=_VIEW_US)
 
     async def CheckMachine(
         self, request: pb.CheckMachineRequest, context: object

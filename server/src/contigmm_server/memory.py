@@ -9,6 +9,7 @@ from contigmm.sim.operation import Answer, Operation
 from contigmm.v1 import memory_pb2 as pb
 from contigmm.v1 import memory_pb2_grpc
 from contigmm_server import codec
+from contigmm_server.commands import Soon
 from contigmm_server.registry import Registry
 
 R = TypeVar("R", bound=Message)
@@ -20,53 +21,53 @@ class MemoryService(memory_pb2_grpc.MemoryServiceServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def _run(
+    def _run(
         self,
         request: Any,
         decode: Callable[[int, Any], Operation],
         kind: type[R],
         encode: Callable[[Answer], R],
-    ) -> R:
+    ) -> Soon[R]:
         hosted, process = self._registry.process(request.process)
         operation = decode(process, request.call)
-        return await hosted.answer_once(
+        return hosted.answer_once(
             request,
             kind,
             lambda: encode(hosted.execute_one(operation)),
-            cost_us=codec.cost_us((operation,)),
+            cost_us=codec.cost_of_one_us(operation),
         )
 
-    async def Mmap(self, request: pb.MmapRequest, context: object) -> pb.MmapResponse:
+    def Mmap(self, request: pb.MmapRequest, context: object) -> Soon[pb.MmapResponse]:
         """mmap(2)."""
-        return await self._run(request, codec.mmap, pb.MmapResponse, _mmap_response)
+        return self._run(request, codec.mmap, pb.MmapResponse, _mmap_response)
 
-    async def Munmap(self, request: pb.MunmapRequest, context: object) -> pb.MunmapResponse:
+    def Munmap(self, request: pb.MunmapRequest, context: object) -> Soon[pb.MunmapResponse]:
         """munmap(2)."""
-        return await self._run(request, codec.munmap, pb.MunmapResponse, _MUNMAP)
+        return self._run(request, codec.munmap, pb.MunmapResponse, _MUNMAP)
 
-    async def Mprotect(self, request: pb.MprotectRequest, context: object) -> pb.MprotectResponse:
+    def Mprotect(self, request: pb.MprotectRequest, context: object) -> Soon[pb.MprotectResponse]:
         """mprotect(2)."""
-        return await self._run(request, codec.mprotect, pb.MprotectResponse, _MPROTECT)
+        return self._run(request, codec.mprotect, pb.MprotectResponse, _MPROTECT)
 
-    async def Mlock(self, request: pb.MlockRequest, context: object) -> pb.MlockResponse:
+    def Mlock(self, request: pb.MlockRequest, context: object) -> Soon[pb.MlockResponse]:
         """mlock(2)."""
-        return await self._run(request, codec.mlock, pb.MlockResponse, _MLOCK)
+        return self._run(request, codec.mlock, pb.MlockResponse, _MLOCK)
 
-    async def Munlock(self, request: pb.MunlockRequest, context: object) -> pb.MunlockResponse:
+    def Munlock(self, request: pb.MunlockRequest, context: object) -> Soon[pb.MunlockResponse]:
         """munlock(2)."""
-        return await self._run(request, codec.munlock, pb.MunlockResponse, _MUNLOCK)
+        return self._run(request, codec.munlock, pb.MunlockResponse, _MUNLOCK)
 
-    async def Touch(self, request: pb.TouchRequest, context: object) -> pb.TouchResponse:
+    def Touch(self, request: pb.TouchRequest, context: object) -> Soon[pb.TouchResponse]:
         """Accesses to every page of a range."""
-        return await self._run(request, codec.touch, pb.TouchResponse, _touch_response)
+        return self._run(request, codec.touch, pb.TouchResponse, _touch_response)
 
-    async def Read(self, request: pb.ReadRequest, context: object) -> pb.ReadResponse:
+    def Read(self, request: pb.ReadRequest, context: object) -> Soon[pb.ReadResponse]:
         """A load."""
-        return await self._run(request, codec.read, pb.ReadResponse, _read_response)
+        return self._run(request, codec.read, pb.ReadResponse, _read_response)
 
-    async def Write(self, request: pb.WriteRequest, context: object) -> pb.WriteResponse:
+    def Write(self, request: pb.WriteRequest, context: object) -> Soon[pb.WriteResponse]:
         """A store."""
-        return await self._run(request, codec.write, pb.WriteResponse, _write_response)
+        return self._run(request, codec.write, pb.WriteResponse, _write_response)
 
 
 def _mmap_response(answer: Answer) -> pb.MmapResponse:

@@ -13,6 +13,7 @@ from contigmm.sim.table import Entry
 from contigmm.v1 import operation_pb2, process_pb2_grpc
 from contigmm.v1 import process_pb2 as pb
 from contigmm_server import codec, lifetimes, paging
+from contigmm_server.commands import Soon
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.lifetimes import Lease, Lifetime, Stream
 from contigmm_server.limits import KIB
@@ -31,9 +32,9 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def SpawnProcess(
+    def SpawnProcess(
         self, request: pb.SpawnProcessRequest, context: object
-    ) -> pb.SpawnProcessResponse:
+    ) -> Soon[pb.SpawnProcessResponse]:
         """A process starts."""
         hosted = self._registry.machine(request.machine)
         operation = codec.spawn(request.spec)
@@ -47,13 +48,13 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
                 process=shown(hosted, answer.value, lifetime), machine_seq=answer.seq
             )
 
-        return await hosted.answer_once(
+        return hosted.answer_once(
             request, pb.SpawnProcessResponse, work, cost_us=codec.cost_us((operation,))
         )
 
-    async def ForkProcess(
+    def ForkProcess(
         self, request: pb.ForkProcessRequest, context: object
-    ) -> pb.ForkProcessResponse:
+    ) -> Soon[pb.ForkProcessResponse]:
         """fork(2)."""
         hosted, process = self._registry.process(request.process)
         operation = codec.fork(process, operation_pb2.ForkCall())
@@ -65,13 +66,13 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
             child = shown(hosted, answer.value, hosted.lifetimes.of(process))
             return pb.ForkProcessResponse(child=child, machine_seq=answer.seq)
 
-        return await hosted.answer_once(
+        return hosted.answer_once(
             request, pb.ForkProcessResponse, work, cost_us=codec.cost_us((operation,))
         )
 
-    async def ExitProcess(
+    def ExitProcess(
         self, request: pb.ExitProcessRequest, context: object
-    ) -> pb.ExitProcessResponse:
+    ) -> Soon[pb.ExitProcessResponse]:
         """exit_group(2)."""
         hosted, process = self._registry.process(request.process)
         operation: Operation = codec.leave(process, request.call)
@@ -79,7 +80,7 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
         def work() -> pb.ExitProcessResponse:
             return pb.ExitProcessResponse(machine_seq=hosted.execute_one(operation).seq)
 
-        return await hosted.answer_once(
+        return hosted.answer_once(
             request, pb.ExitProcessResponse, work, cost_us=codec.cost_us((operation,))
         )
 

@@ -1,12 +1,13 @@
 """The server: servicers, health, reflection, limits, and how it stops."""
 
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs lack it
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from contigmm.v1 import (
     batch_pb2,
@@ -21,10 +22,10 @@ from contigmm.v1 import (
     view_pb2_grpc,
 )
 from contigmm_server.batches import BatchService
-from contigmm_server.interceptors import ErrorInterceptor
 from contigmm_server.limits import Limits
 from contigmm_server.machines import MachineService
 from contigmm_server.memory import MemoryService
+from contigmm_server.methods import Methods, fail_clearly
 from contigmm_server.processes import ProcessService
 from contigmm_server.registry import Registry
 from contigmm_server.views import ViewService
@@ -54,21 +55,28 @@ class Service:
         self.registry = Registry(self.limits)
         self.health = health_aio.HealthServicer()
         self.server = _grpc_server(self.limits)
-        registry, server = self.registry, self.server
-        machine_pb2_grpc.add_MachineServiceServicer_to_server(MachineService(registry), server)
-        process_pb2_grpc.add_ProcessServiceServicer_to_server(ProcessService(registry), server)
-        memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(registry), server)
-        batch_pb2_grpc.add_BatchServiceServicer_to_server(BatchService(registry), server)
-        view_pb2_grpc.add_ViewServiceServicer_to_server(ViewService(registry), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        reflection.enable_server_reflection(
-            (
-                *SERVICES,
-                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-                reflection.SERVICE_NAME,
-            ),
-            server,
+        self.server.add_generic_rpc_handlers((self._methods(),))
+
+    def _methods(self) -> Methods:
+        registry = self.registry
+        # Generated code wants a server and uses two methods of it, which Methods has.
+        methods: Any = Methods(fail_clearly)
+        machine_pb2_grpc.add_MachineServiceServicer_to_server(MachineService(registry), methods)
+        process_pb2_grpc.add_ProcessServiceServicer_to_server(ProcessService(registry), methods)
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(registry), methods)
+        batch_pb2_grpc.add_BatchServiceServicer_to_server(BatchService(registry), methods)
+        view_pb2_grpc.add_ViewServiceServicer_to_server(ViewService(registry), methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, methods)
+        names = (
+            *SERVICES,
+            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            reflection.SERVICE_NAME,
         )
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined]  # as above
+            methods,
+        )
+        return cast(Methods, methods)
 
     async def start(self, address: str) -> str:
         """Listen on ``address`` and give the address with the port that was bound.
@@ -97,7 +105,6 @@ class Service:
 
 def _grpc_server(limits: Limits) -> grpc.aio.Server:
     return grpc.aio.server(
-        interceptors=(ErrorInterceptor(),),
         maximum_concurrent_rpcs=limits.rpcs,
         options=(
             ("grpc.max_receive_message_length", limits.message_bytes),

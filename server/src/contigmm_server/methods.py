@@ -1,13 +1,20 @@
-"""What every call goes through: failures become statuses."""
+"""The methods that a server offers, by name: each is wrapped once, before the server starts.
 
+Nothing is asked at a call but one dictionary. grpc.aio's own ways cost more at every call: it asks
+interceptors in Python, and it waits for the next call of each *registered* method apart, so that
+a call costs the more the more methods there are.
+"""
+
+import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from contigmm.sim.machine import MachineStoppedError
 from contigmm_server.failures import ErrorReason, ServiceError, invalid, status
@@ -15,44 +22,58 @@ from contigmm_server.failures import ErrorReason, ServiceError, invalid, status
 log = logging.getLogger("contigmm_server")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
-Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
+Wrapper: TypeAlias = "Callable[[str, Handler], Handler]"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # as Handler
-    """Turns ``ServiceError`` into a status with ErrorInfo; anything else is a bug.
+class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # as Handler
+    """The methods of several services in one dictionary.
 
-    A bug is logged with its traceback and reaches the client as UNKNOWN without one. A handler is
-    wrapped once and kept by the method's name, for an interceptor is asked at every call.
+    It stands in for a server where generated code says ``add_…Servicer_to_server``. What concerns
+    every call (failures, and whatever guards or counts calls) is a wrapper: it gets a method's
+    full name and its handler, and gives the handler to use.
     """
 
-    def __init__(self) -> None:
-        self._wrapped: dict[str, Handler] = {}
+    def __init__(self, *wrappers: Wrapper) -> None:
+        """Make it empty; the first of ``wrappers`` is the innermost."""
+        self._wrappers = wrappers
+        self._handlers: dict[str, Handler] = {}
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
-        """Give the method's handler with its failures caught."""
-        method: str = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            wrapped = _wrap(await continuation(handler_call_details))
-            if wrapped is not None:  # else grpc answers UNIMPLEMENTED
-                self._wrapped[method] = wrapped
-        return wrapped
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[object]) -> None:
+        """Take nothing: the same methods come by :meth:`add_registered_method_handlers`."""
+
+    def add_registered_method_handlers(
+        self, service: str, method_handlers: Mapping[str, Handler]
+    ) -> None:
+        """Wrap the methods of a service and enter them."""
+        for name, handler in method_handlers.items():
+            method = f"/{service}/{name}"
+            for wrapper in self._wrappers:
+                handler = wrapper(method, handler)
+            self._handlers[method] = handler
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
+        """Find the handler of a call; grpc answers UNIMPLEMENTED if there is none."""
+        return self._handlers.get(handler_call_details.method)
 
 
-def _wrap(handler: Any) -> Any:
-    if handler is None:
-        return None
+def fail_clearly(_method: str, handler: Any) -> Handler:
+    """Turn ``ServiceError`` into a status with ErrorInfo; anything else is a bug.
+
+    A bug is logged with its traceback and reaches the client as UNKNOWN without one. A method that
+    has one response may be a plain function: what it gives is the response, or awaited.
+    """
     if handler.response_streaming:
         inner_stream = handler.stream_stream or handler.unary_stream
+        # A coroutine writes by itself: that of the health service does.
+        writes = inspect.iscoroutinefunction(inner_stream)
+        send = inner_stream if writes else partial(_send_all, inner_stream)
 
         async def stream(request: Any, context: Context) -> None:
             try:
                 if request.__class__ is DecodeError:
                     raise _unreadable(request)
-                await _send_all(inner_stream(request, context), context)
+                await send(request, context)
             except ServiceError as error:
                 await _abort(context, error)
             except MachineStoppedError as error:
@@ -68,7 +89,8 @@ def _wrap(handler: Any) -> Any:
         try:
             if request.__class__ is DecodeError:
                 raise _unreadable(request)
-            return await inner(request, context)
+            response = inner(request, context)
+            return response if isinstance(response, Message) else await response
         except ServiceError as error:
             await _abort(context, error)
         except MachineStoppedError as error:
@@ -109,9 +131,11 @@ _MAKERS: dict[tuple[bool, bool], Callable[..., Handler]] = {
 """By whether the request and whether the response is a stream."""
 
 
-async def _send_all(responses: AsyncGenerator[Any, None], context: Context) -> None:
+async def _send_all(
+    inner: Callable[[Any, Context], AsyncGenerator[Any, None]], request: Any, context: Context
+) -> None:
     """Send what a streaming method yields until it ends, or until its client is gone."""
-    async with aclosing(responses):
+    async with aclosing(inner(request, context)) as responses:
         async for response in responses:
             try:
                 await context.write(response)
