@@ -11,9 +11,9 @@ import (
 	"os"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -38,11 +38,14 @@ type client struct {
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 2 {
-		log.Fatal("usage: client HOST:PORT")
+	if len(os.Args) != 3 {
+		log.Fatal("usage: client HOST:PORT SERVICE_CONFIG")
 	}
+	serviceConfig, err := os.ReadFile(os.Args[2])
+	check(err)
 	connection, err := grpc.NewClient(os.Args[1],
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(string(serviceConfig)))
 	check(err)
 	defer connection.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -62,9 +65,7 @@ func main() {
 	c.watch(ctx, machine)
 	c.exit(ctx, process)
 	c.askForNobody(ctx)
-	_, err = c.machines.DeleteMachine(ctx, &v1.DeleteMachineRequest{Machine: machine})
-	check(err)
-	fmt.Println("delete: done")
+	c.delete(ctx, machine)
 }
 
 // boot makes a machine of 256 MiB, all free.
@@ -80,7 +81,7 @@ func (c client) boot(ctx context.Context) string {
 	})
 	check(err)
 	m := answer.GetMachine()
-	fmt.Printf("boot: %d frames, %d cpus, profile %s\n", m.Frames, m.Cpus, m.Profile)
+	fmt.Printf("boot: %d frames, %d cpus, %s\n", m.Frames, m.Cpus, m.Profile)
 	return m.Name
 }
 
@@ -88,7 +89,7 @@ func (c client) spawn(ctx context.Context, machine string) *v1.Process {
 	answer, err := c.processes.SpawnProcess(ctx, &v1.SpawnProcessRequest{
 		Machine: machine,
 		Spec: &v1.ProcessSpec{
-			Name:    "go",
+			Name:    "client",
 			Uid:     1000,
 			Rlimits: map[string]*v1.Rlimit{"MEMLOCK": {Soft: 16 << 20, Hard: 16 << 20}},
 		},
@@ -121,11 +122,15 @@ func (c client) mapOnce(ctx context.Context, process *v1.Process) {
 }
 
 func (c client) beRefused(ctx context.Context, process *v1.Process) {
-	for _, call := range []*v1.MmapCall{
+	for index, call := range []*v1.MmapCall{
 		{Length: 0, Prot: protRW, Flags: anonymous},
 		{Length: 64 << 20, Prot: protRW, Flags: anonymous | mapContig},
 	} {
-		answer, err := c.memory.Mmap(ctx, &v1.MmapRequest{Process: process.Name, Call: call})
+		answer, err := c.memory.Mmap(ctx, &v1.MmapRequest{
+			Process:   process.Name,
+			Call:      call,
+			RequestId: requestID(fmt.Sprintf("refused-%d", index)),
+		})
 		check(err)
 		f := answer.GetFailure()
 		fmt.Printf("refused: errno %d %s, %s\n", f.Errno, f.ErrnoName, f.Reason)
@@ -151,12 +156,12 @@ func (c client) runStream(ctx context.Context, machine string, process *v1.Proce
 			Touch: &v1.TouchCall{Address: page, Length: page}}},
 	}}
 	lost, cancel := context.WithCancel(ctx)
-	first := c.open(lost, machine, "go-session")
+	first := c.open(lost, machine, "client-session")
 	check(first.Send(&v1.OperateRequest{Part: &v1.OperateRequest_Batch{Batch: batch}}))
 	one, err := first.Recv()
 	check(err)
 	cancel()
-	second := c.open(ctx, machine, "go-session")
+	second := c.open(ctx, machine, "client-session")
 	check(second.Send(&v1.OperateRequest{Part: &v1.OperateRequest_Batch{Batch: batch}}))
 	two, err := second.Recv()
 	check(err)
@@ -210,16 +215,16 @@ func (c client) watch(ctx context.Context, machine string) {
 	check(err)
 	state, err := stream.Recv()
 	check(err)
-	fmt.Printf("watch: %d process, %d zone, %d orders\n", state.ProcessCount, len(state.Zones),
-		len(state.Zones[0].FreeBlocks))
+	fmt.Printf("watch: machine_seq %d, %d process, %d zone, %d orders\n", state.MachineSeq,
+		state.ProcessCount, len(state.Zones), len(state.Zones[0].FreeBlocks))
 }
 
 func (c client) exit(ctx context.Context, process *v1.Process) {
 	request := &v1.ExitProcessRequest{Process: process.Name, RequestId: requestID("exit")}
-	_, err := c.processes.ExitProcess(ctx, request)
+	answer, err := c.processes.ExitProcess(ctx, request)
 	check(err)
 	_, err = c.processes.GetProcess(ctx, &v1.GetProcessRequest{Process: process.Name})
-	fmt.Printf("exit: done; asked again: %s\n", described(err))
+	fmt.Printf("exit: machine_seq %d; asked again: %s\n", answer.MachineSeq, described(err))
 }
 
 func (c client) askForNobody(ctx context.Context) {
@@ -227,18 +232,23 @@ func (c client) askForNobody(ctx context.Context) {
 	fmt.Printf("nobody: %s\n", described(err))
 }
 
+func (c client) delete(ctx context.Context, machine string) {
+	answer, err := c.machines.DeleteMachine(ctx,
+		&v1.DeleteMachineRequest{Machine: machine, RequestId: requestID("delete")})
+	check(err)
+	fmt.Printf("delete: machine_seq %d\n", answer.MachineSeq)
+}
+
 // described tells a failed call by its code and the reason in its ErrorInfo.
 func described(err error) string {
 	failed := status.Convert(err)
-	if failed.Code() == codes.OK {
-		return "OK"
-	}
+	name := code.Code(failed.Code()).String()
 	for _, detail := range failed.Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok {
-			return fmt.Sprintf("%s %s", failed.Code(), info.Reason)
+			return name + " " + info.Reason
 		}
 	}
-	return failed.Code().String()
+	return name
 }
 
 var started = time.Now().UnixNano()
