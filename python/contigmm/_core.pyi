@@ -354,6 +354,16 @@ class Memory:
             ValueError: ``vpn`` is no multiple of 512.
         """
 
+    def node_of_page(self, *, mm: int, vpn: int) -> tuple[int, str]:
+        """Tell the node of a page: (node, cause); the cause is "", ``absent`` or ``zero_page``."""
+
+    def move_to_node(self, *, mm: int, cpu: int, vpn: int, node: int, shared_too: bool) -> str:
+        """Move the folio of a page to a node; return why it stays elsewhere, or "".
+
+        Causes: ``absent``, ``zero_page``, ``shared`` (others map it, and only with ``shared_too``
+        may it move), ``busy``, ``no_memory``.
+        """
+
     def pagemap(self, *, mm: int, vpn: int, nr: int) -> npt.NDArray[np.uint64]:
         """Return the words of /proc/PID/pagemap as a privileged reader sees them."""
 

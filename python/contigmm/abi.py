@@ -113,13 +113,14 @@ MADV_GUARD_REMOVE: Final = 103
 # include/uapi/asm-generic/resource.h, v6.18
 RLIMIT_DATA: Final = 2
 RLIMIT_STACK: Final = 3
+RLIMIT_NOFILE: Final = 7
 RLIMIT_MEMLOCK: Final = 8
 RLIMIT_AS: Final = 9
 RLIM_NLIMITS: Final = 16
 RLIM_INFINITY: Final = U64_MAX
 RLIMIT_NUMBERS: Final = {
     "CPU": 0, "FSIZE": 1, "DATA": RLIMIT_DATA, "STACK": RLIMIT_STACK, "CORE": 4, "RSS": 5,
-    "NPROC": 6, "NOFILE": 7, "MEMLOCK": RLIMIT_MEMLOCK, "AS": RLIMIT_AS, "LOCKS": 10,
+    "NPROC": 6, "NOFILE": RLIMIT_NOFILE, "MEMLOCK": RLIMIT_MEMLOCK, "AS": RLIMIT_AS, "LOCKS": 10,
     "SIGPENDING": 11, "MSGQUEUE": 12, "NICE": 13, "RTPRIO": 14, "RTTIME": 15,
 }  # fmt: skip
 
@@ -157,9 +158,36 @@ F_SEAL_GROW: Final = 0x04
 F_SEAL_WRITE: Final = 0x08
 F_SEAL_FUTURE_WRITE: Final = 0x10
 F_SEAL_EXEC: Final = 0x20
+# include/uapi/asm-generic/fcntl.h, v6.18
+O_WRONLY: Final = 0o1
+O_RDWR: Final = 0o2
+O_ACCMODE: Final = 0o3
+O_CREAT: Final = 0o100
+O_EXCL: Final = 0o200
+O_TRUNC: Final = 0o1000
+O_CLOEXEC: Final = 0o200_0000
+# include/uapi/linux/limits.h, v6.18
+NAME_MAX: Final = 255  # bytes, the terminating zero not counted
+PATH_MAX: Final = 4096  # bytes, the terminating zero counted
+# include/uapi/linux/memfd.h, v6.18
+MFD_CLOEXEC: Final = 0x01
+MFD_ALLOW_SEALING: Final = 0x02
+MFD_HUGETLB: Final = 0x04
+MFD_NOEXEC_SEAL: Final = 0x08
+MFD_EXEC: Final = 0x10
 # include/uapi/linux/falloc.h, v6.18
 FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
+
+# include/uapi/linux/sched.h, v6.18
+CLONE_VM: Final = 0x100
+CLONE_FS: Final = 0x200
+CLONE_FILES: Final = 0x400
+CLONE_SIGHAND: Final = 0x800
+CLONE_THREAD: Final = 0x1_0000
+CLONE_NEWNS: Final = 0x2_0000
+CLONE_NEWUSER: Final = 0x1000_0000
+CLONE_NEWPID: Final = 0x2000_0000
 
 # include/uapi/linux/prctl.h, v6.18
 PR_SET_THP_DISABLE: Final = 41
@@ -187,8 +215,11 @@ EBUSY: Final = 16
 EEXIST: Final = 17
 ENODEV: Final = 19
 EINVAL: Final = 22
+EMFILE: Final = 24
 EFBIG: Final = 27
 ENOSPC: Final = 28
+ESPIPE: Final = 29
+ENAMETOOLONG: Final = 36
 ENOSYS: Final = 38
 EOVERFLOW: Final = 75
 EOPNOTSUPP: Final = 95

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NO_SUCH_PROCESS = "no_such_process"
     TOO_MANY_PROCESSES = "too_many_processes"
     BAD_SPAWN_SPEC = "bad_spawn_spec"
+    NO_SUCH_NODE = "no_such_node"
     BAD_DURATION = "bad_duration"
     # permissions and limits
     ADDRESS_BELOW_MIN = "address_below_min"
@@ -55,6 +56,8 @@ class Reason(StrEnum):
     NOT_MAPPED = "not_mapped"
     WRITE_EXEC_DENIED = "write_exec_denied"
     MISSING_CAPABILITY = "missing_capability"
+    MAY_NOT_TRACE = "may_not_trace"
+    TOO_MANY_OPEN_FILES = "too_many_open_files"
     # what the mapping is
     NOT_PERMITTED_BY_MAPPING = "not_permitted_by_mapping"
     SEALED = "sealed"
@@ -69,6 +72,11 @@ class Reason(StrEnum):
     GUARD_PAGE = "guard_page"
     NOTHING_TO_COLLAPSE = "nothing_to_collapse"
     # files
+    NO_SUCH_FILE = "no_such_file"
+    FILE_EXISTS = "file_exists"
+    FILE_NAME_TOO_LONG = "file_name_too_long"
+    FILE_NOT_READABLE = "file_not_readable"
+    FILE_NOT_SEEKABLE = "file_not_seekable"
     FILE_NOT_WRITABLE = "file_not_writable"
     FILE_NOT_MAPPABLE = "file_not_mappable"
     FILE_SEALED = "file_sealed"

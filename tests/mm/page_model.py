@@ -723,6 +723,12 @@ class ModelMemory:
         space = self.spaces[mm]
         return space.rss["anon"], space.rss["file"], space.rss["shmem"], len(space.tables) * 4096
 
+    def node_of_page(self, *, mm: int, vpn: int) -> tuple[int, str]:
+        return 0, "" if self._pagemap_word(self.spaces[mm], vpn) >> 63 else "absent"
+
+    def move_to_node(self, *, mm: int, cpu: int, vpn: int, node: int, shared_too: bool) -> str:
+        return self.node_of_page(mm=mm, vpn=vpn)[1]  # it has one node, where everything is
+
     def pagemap(self, *, mm: int, vpn: int, nr: int) -> list[int]:
         space = self.spaces[mm]
         return [self._pagemap_word(space, at) for at in range(vpn, vpn + nr)]

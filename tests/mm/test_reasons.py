@@ -34,7 +34,8 @@ def open_files(task: Task) -> None:
         DISK: Ext4File("/disk", inode(shmem=False)),
         PIPE: Pipe(readable=True),
     }
-    task.files.update(files)
+    for fd, file in files.items():
+        task.files[fd] = file
 
 
 @pytest.fixture

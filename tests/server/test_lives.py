@@ -8,7 +8,7 @@ import pytest
 from asking import ANON, PAGE, RW, raw, refused
 
 from contigmm.client.aio import Machine, connect
-from contigmm.sim.calls import SpawnSpec
+from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import Call, Operation
 from contigmm.v1 import batch_pb2
 

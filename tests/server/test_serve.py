@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from contigmm.client import aio, connect
 from contigmm.client.failures import ServiceError
-from contigmm.sim.calls import SpawnSpec
+from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import Call, Operation
 
 

@@ -157,7 +157,12 @@ async def test_blocking_and_asyncio_clients_have_the_methods_of_the_library(mach
     def names(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")}
 
-    own_only = {"setrlimit", "statm"}  # not to be had over the service
+    own_only = set(  # not to be had over the service
+        "setrlimit getrlimit statm brk clone close execve fallocate fcntl ftruncate get_mempolicy "
+        "madvise mbind memfd_create mincore mlock2 mlockall move_pages mremap mseal msync "
+        "munlockall open personality pkey_mprotect prctl pread pwrite remap_file_pages "
+        "set_mempolicy".split()
+    )
     assert names(library_process.Process) - own_only - {"id", "pid"} <= names(sync.Process)
     assert names(sync.Process) == names(aio.Process)
     properties = {"profile", "seed", "seq", "clock_ns", "known", "drawn"}

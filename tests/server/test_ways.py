@@ -10,7 +10,7 @@ from asking import ANON, DESCRIPTION, PAGE, RW
 from contigmm.abi import MAP_CONTIG
 from contigmm.client.aio import Client, Machine, Process
 from contigmm.errors import MemoryFault, SyscallError
-from contigmm.sim.calls import SpawnSpec
+from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.machine import Machine as LibraryMachine
 from contigmm.sim.operation import Answer, Call, ExitCause, Operation
 from contigmm.v1 import batch_pb2

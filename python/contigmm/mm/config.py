@@ -11,7 +11,7 @@ from contigmm.mm.ports import HugePort
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from contigmm.mm.files import Backing
+    from contigmm.mm.files import Backing, Inode
     from contigmm.mm.mm_struct import Rlimits
     from contigmm.mm.ports import MemoryPort
 
@@ -49,9 +49,9 @@ class MmConfig:
     """Settings of one machine's memory management, and its promises."""
 
     __slots__ = (
-        "contig", "dac_mmap_min_addr", "huge", "hugetlb_free", "max_map_count", "memory",
-        "mmap_base", "mmap_legacy_base", "mmap_min_addr", "nodes", "overcommit", "stack_guard_gap",
-        "thp_always", "thp_madvise",
+        "contig", "dac_mmap_min_addr", "directory", "huge", "hugetlb_free", "max_map_count",
+        "memory", "mmap_base", "mmap_legacy_base", "mmap_min_addr", "nodes", "overcommit",
+        "stack_guard_gap", "thp_always", "thp_madvise",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,7 @@ class MmConfig:
         self.thp_madvise = True  # CONFIG_TRANSPARENT_HUGEPAGE_MADVISE
         self.nodes = 1  # mask of the nodes that have memory
         self.hugetlb_free = 0  # free 2 MiB pages in the pool
+        self.directory: dict[str, Inode] = {}  # files that open(2) made, by path
 
     def set_thp(
         self,
@@ -110,8 +111,13 @@ class MmConfig:
         self.thp_madvise = effective == "madvise"
 
     def last_unmapped(self, file: "Backing") -> None:
-        """Nobody maps ``file`` any more; the nameless ones end here: shmem_evict_inode(), v6.12."""
+        """Nobody maps ``file`` any more: end it if nobody has it open and no directory names it.
+
+        iput_final() and shmem_evict_inode(), v6.12.
+        """
+        if not file.is_nameless or file.inode.nr_open:
+            return
         if isinstance(file, SharedAnonymous):
             self.overcommit.committed -= file.charged
             file.charged = 0
-            self.memory.file_drop(file.inode.core_id)
+        self.memory.file_drop(file.inode.core_id)

@@ -21,12 +21,13 @@ EXT4_MAX_BYTES: Final = ((1 << 32) - 1) * PAGE_SIZE
 class Inode:
     """An object with pages: what all open descriptions and mappings of it share."""
 
-    __slots__ = ("core_id", "i_mmap", "seals", "size", "writable_mappings")
+    __slots__ = ("core_id", "i_mmap", "nr_open", "seals", "size", "writable_mappings")
 
     def __init__(self, core_id: int, size: int, seals: int = F_SEAL_SEAL) -> None:
         self.core_id = core_id  # names its page cache; 0 has none
         self.size = size  # bytes
         self.seals = seals  # F_SEAL_*; only a memfd made so may be sealed
+        self.nr_open = 0  # descriptors of it, in all tables
         self.writable_mappings = 0  # i_mmap_writable: VM_SHARED|VM_MAYWRITE mappings
         self.i_mmap: dict[VmArea, MmStruct] = {}  # who maps it; in order of mapping
 
@@ -44,6 +45,7 @@ class Backing:
     is_hugetlb = False
     is_special = False  # pages of the kernel: [vdso], [vvar]
     is_shmem = False
+    is_nameless = False  # in no directory: ends with its last descriptor and mapping
     thp_aligned = False  # places large mappings on huge-page boundaries
     knows_sync = False  # FOP_MMAP_SYNC: MAP_SHARED_VALIDATE may ask for MAP_SYNC
     supports_sync = True  # does not look at VM_SYNC
@@ -87,6 +89,7 @@ class SharedAnonymous(Backing):
     __slots__ = ("charged",)
     kind = "shared-anonymous"
     is_shmem = True
+    is_nameless = True
 
     def __init__(self, inode: Inode, charged: int) -> None:
         super().__init__("/dev/zero (deleted)", inode)
@@ -111,14 +114,21 @@ class MemFd(Backing):
     __slots__ = ()
     kind = "memfd"
     is_shmem = True
+    is_nameless = True
 
 
 class Ext4File(Backing):
     """An open file of ext4."""
 
-    __slots__ = ()
+    __slots__ = ("readable",)
     kind = "ext4"
     thp_aligned = True
     knows_sync = True
     supports_sync = False  # fs/ext4/file.c:ext4_file_mmap_prepare(): no DAX, no VM_SYNC
     max_bytes = EXT4_MAX_BYTES
+
+    def __init__(
+        self, name: str, inode: Inode, *, writable: bool = True, readable: bool = True
+    ) -> None:
+        super().__init__(name, inode, writable=writable)
+        self.readable = readable

@@ -74,6 +74,12 @@ def _copy_vma(child: "Task", new: "MmStruct", vma: VmArea) -> VmArea:
     return copy
 
 
+def leave_mm(task: "Task", mm: "MmStruct") -> int:
+    """One task less uses ``mm``, the last one drops it; return the frames freed: mmput(), v6.18."""
+    mm.users -= 1
+    return exit_mmap(task, mm) if mm.users == 0 else 0
+
+
 def exit_mmap(task: "Task", mm: "MmStruct") -> int:
     """Drop everything; return how many frames became free: exit_mmap(), v6.18."""
     vmas = mm.all_vmas()

@@ -110,6 +110,12 @@ class MemoryPort(Protocol):
     def guard_remove(self, *, mm: int, vpn: int, nr: int) -> None:
         """Take guard markers away."""
 
+    def node_of_page(self, *, mm: int, vpn: int) -> tuple[int, str]:
+        """Tell a page's node: (node, cause); the cause is '', absent or zero_page."""
+
+    def move_to_node(self, *, mm: int, cpu: int, vpn: int, node: int, shared_too: bool) -> str:
+        """Move a page: '' or absent, zero_page, shared, busy, no_memory."""
+
     def pagemap(self, *, mm: int, vpn: int, nr: int) -> Any:
         """Return words of /proc/PID/pagemap."""
 

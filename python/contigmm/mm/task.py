@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 from contigmm.mm.config import default_rlimits
+from contigmm.mm.file_table import FileTable
 from contigmm.mm.mm_struct import MmStruct
 
 if TYPE_CHECKING:
     from contigmm.mm.config import MmConfig
-    from contigmm.mm.files import Backing
     from contigmm.mm.mm_struct import Rlimits
     from contigmm.mm.ports import VmaIndexPort
     from contigmm.mm.vma import Mempolicy
@@ -26,6 +26,7 @@ class Task:
         "persona",
         "pid",
         "rlimits",
+        "tgid",
         "uid",
     )
 
@@ -41,18 +42,19 @@ class Task:
         cpu: int = 0,
         node: int = 0,
         persona: int = 0,
-        mm_id: int | None = None,
+        mm: MmStruct | None = None,
     ) -> None:
         self.pid = pid
+        self.tgid = pid  # pid of the thread group's first task
         self.uid = uid
         self.caps = caps
         self.rlimits: Rlimits = default_rlimits() if rlimits is None else rlimits
         self.cpu = cpu
         self.node = node
         self.persona = persona
-        self.files: dict[int, Backing] = {}
+        self.files = FileTable(config)
         self.mempolicy: Mempolicy | None = None
-        self.mm = MmStruct(config.memory, config, index, self.rlimits, mm_id=mm_id)
+        self.mm = MmStruct(config.memory, config, index, self.rlimits) if mm is None else mm
 
     def vm_enough_memory(self, pages: int) -> bool:
         """Promise ``pages`` to this task's address space if they may be promised."""

@@ -1,46 +1,47 @@
 """What each ``Call`` does: one row a call, and the calls that are the machine's own.
 
 A handler gets the machine's state, the process (``None`` for calls of the machine itself) and the
-operation, and returns the answer's value or its data. It raises ``SyscallError`` or
+operation, and returns the answer's value, its data, or both. It raises ``SyscallError`` or
 ``MemoryFault``. Arguments reach the system calls as the 64-bit words that registers hold.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
-from contigmm.abi import EAGAIN, EINVAL, PAGE_MASK, PAGE_SHIFT, RLIMIT_NUMBERS, U64_MAX
+import numpy as np
+
+from contigmm.abi import EFAULT, EINVAL, ESRCH, PAGE_MASK, PAGE_SHIFT, U64_MAX
 from contigmm.errors import Reason, SyscallError
-from contigmm.mm.config import default_rlimits
-from contigmm.mm.task import Task
-from contigmm.phys import VmaIndex
+from contigmm.sim import lives
 from contigmm.sim.operation import Call, Operation
 from contigmm.sim.state import MachineState
 from contigmm.sim.table import Entry
 from contigmm.syscalls.brk import brk
-from contigmm.syscalls.exit import exit as exit_group
-from contigmm.syscalls.fork import fork
+from contigmm.syscalls.files import fallocate, fcntl, ftruncate, pread, pwrite
 from contigmm.syscalls.madvise import madvise
+from contigmm.syscalls.memfd_create import memfd_create
+from contigmm.syscalls.mempolicy import get_mempolicy, mbind, set_mempolicy
 from contigmm.syscalls.mincore import mincore
 from contigmm.syscalls.mlock import mlock, mlock2
 from contigmm.syscalls.mlockall import mlockall, munlockall
 from contigmm.syscalls.mmap import mmap
-from contigmm.syscalls.mprotect import mprotect
+from contigmm.syscalls.move_pages import check_flags, move_pages
+from contigmm.syscalls.mprotect import mprotect, pkey_mprotect
 from contigmm.syscalls.mremap import mremap
 from contigmm.syscalls.mseal import mseal
 from contigmm.syscalls.msync import msync
 from contigmm.syscalls.munlock import munlock
 from contigmm.syscalls.munmap import munmap
-from contigmm.syscalls.rlimit import setrlimit
+from contigmm.syscalls.open import close, open
+from contigmm.syscalls.personality import personality
+from contigmm.syscalls.prctl import prctl
+from contigmm.syscalls.remap_file_pages import remap_file_pages
+from contigmm.syscalls.rlimit import getrlimit, setrlimit
 from contigmm.syscalls.touch import load, store, touch_read, touch_write
 
-Handler = Callable[[MachineState, Any, Operation], int | bytes]
-
-# include/uapi/linux/capability.h, v6.18: those that memory management asks for.
-CAPABILITIES: Final = frozenset(
-    {"CAP_IPC_LOCK", "CAP_SYS_ADMIN", "CAP_SYS_NICE", "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE"}
-)
+Result = int | bytes | tuple[int, bytes]
+Handler = Callable[[MachineState, Any, Operation], Result]
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,92 +51,6 @@ class CallRow:
     handler: Handler
     nr_args: int
     of_process: bool = True
-
-
-@dataclass(slots=True)
-class SpawnSpec:
-    """What a process is started with beyond the numbers: the data of ``Call.SPAWN``.
-
-    ``rlimits`` maps names without the prefix, such as ``MEMLOCK``, to (soft, hard); what is not
-    named has Linux's default.
-    """
-
-    name: str = ""
-    caps: frozenset[str] = frozenset()
-    rlimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-    def encode(self) -> bytes:
-        """Write canonical JSON: equal specs are equal bytes."""
-        spec = {
-            "caps": sorted(self.caps),
-            "name": self.name,
-            "rlimits": {name: list(pair) for name, pair in self.rlimits.items()},
-        }
-        return json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> "SpawnSpec":
-        """Read what :meth:`encode` wrote; any part may be missing.
-
-        Raises:
-            SyscallError: EINVAL, it is no such JSON, or names a capability or a limit that does
-                not exist.
-        """
-        try:
-            spec = json.loads(data or b"{}")
-            name = str(spec.get("name", ""))
-            caps = frozenset(map(str, spec.get("caps", ())))
-            pairs = spec.get("rlimits", {}).items()
-            rlimits = {str(limit): (int(soft), int(hard)) for limit, (soft, hard) in pairs}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise SyscallError(EINVAL, Reason.BAD_SPAWN_SPEC) from error
-        if not caps <= CAPABILITIES or not rlimits.keys() <= RLIMIT_NUMBERS.keys():
-            raise SyscallError(EINVAL, Reason.BAD_SPAWN_SPEC)
-        if any(not 0 <= soft <= hard <= U64_MAX for soft, hard in rlimits.values()):
-            raise SyscallError(EINVAL, Reason.BAD_SPAWN_SPEC)
-        return cls(name, caps, rlimits)
-
-
-def _spawn(state: MachineState, _: None, operation: Operation) -> int:
-    """Start a process with an empty address space."""
-    uid, cpu, node = operation.args
-    spec = SpawnSpec.decode(operation.data)
-    if not 0 <= cpu < state.memory.nr_cpus() or node not in state.nodes or uid < 0:
-        raise SyscallError(EINVAL, Reason.BAD_SPAWN_SPEC)
-    _check_room(state)
-    rlimits = default_rlimits()
-    rlimits.update({RLIMIT_NUMBERS[name]: pair for name, pair in spec.rlimits.items()})
-    task = Task(
-        state.config,
-        VmaIndex(),
-        pid=state.table.new_pid(),
-        uid=uid,
-        caps=spec.caps,
-        rlimits=rlimits,
-        cpu=cpu,
-        node=node,
-    )
-    return state.table.add(name=spec.name, parent=0, task=task).id
-
-
-def _check_room(state: MachineState) -> None:
-    """alloc_pid(), kernel/pid.c, v6.18: EAGAIN when every pid is taken."""
-    if state.table.is_full:
-        raise SyscallError(EAGAIN, Reason.TOO_MANY_PROCESSES)
-
-
-def _fork(state: MachineState, entry: Entry, _: Operation) -> int:
-    """Start a copy of a process."""
-    _check_room(state)
-    child = fork(entry.task, pid=state.table.new_pid(), index=VmaIndex())
-    return state.table.add(name=entry.name, parent=entry.id, task=child).id
-
-
-def _exit(state: MachineState, entry: Entry, _: Operation) -> int:
-    """End a process: its address space first, then its entry."""
-    exit_group(entry.task)
-    state.table.remove(entry.id)
-    return 0
 
 
 def _advance_clock(state: MachineState, _: None, operation: Operation) -> int:
@@ -170,6 +85,59 @@ def _write(_: MachineState, entry: Entry, operation: Operation) -> int:
     return store(entry.task, addr & U64_MAX, operation.data)
 
 
+def _named(call: Callable[[Any, int, bytes], int]) -> Handler:
+    """Make the handler of a system call that takes flags and a name."""
+
+    def handler(_: MachineState, entry: Entry, operation: Operation) -> int:
+        (flags,) = operation.args
+        return call(entry.task, flags & U64_MAX, operation.data)
+
+    return handler
+
+
+def _pwrite(_: MachineState, entry: Entry, operation: Operation) -> int:
+    """Write bytes to a file."""
+    fd, offset = operation.args
+    return pwrite(entry.task, fd & U64_MAX, offset & U64_MAX, operation.data)
+
+
+def _getrlimit(_: MachineState, entry: Entry, operation: Operation) -> tuple[int, bytes]:
+    """Tell a limit: ``struct rlimit``."""
+    (resource,) = operation.args
+    pair = getrlimit(entry.task, resource & U64_MAX)
+    return pair[0], np.array(pair, dtype="<u8").tobytes()
+
+
+def _prctl(_: MachineState, entry: Entry, operation: Operation) -> int:
+    """Control the process."""
+    option, arg2, arg3, arg4, arg5 = (word & U64_MAX for word in operation.args)
+    return prctl(entry.task, option, arg2, (arg3, arg4, arg5))
+
+
+def _get_mempolicy(_: MachineState, entry: Entry, operation: Operation) -> tuple[int, bytes]:
+    """Tell a policy: its mode, and the mask of its nodes."""
+    addr, flags = operation.args
+    mode, nodes = get_mempolicy(entry.task, addr & U64_MAX, flags & U64_MAX)
+    return mode, nodes.to_bytes(8, "little")
+
+
+def _move_pages(state: MachineState, entry: Entry, operation: Operation) -> tuple[int, bytes]:
+    """Move pages of a process, or tell where they are: kernel_move_pages(), v6.18."""
+    pid, count, flags = operation.args
+    check_flags(entry.task, flags)
+    target = state.table.find_pid(pid) if pid else entry
+    if target is None:
+        raise SyscallError(ESRCH, Reason.NO_SUCH_PROCESS)
+    data, nodes = operation.data, None
+    if count < 0 or len(data) not in (8 * count, 12 * count):
+        raise SyscallError(EFAULT, Reason.BAD_POINTER)
+    pages = np.frombuffer(data, dtype="<u8", count=count).tolist()
+    if len(data) > 8 * count:
+        nodes = np.frombuffer(data, dtype="<i4", offset=8 * count).tolist()
+    left, status = move_pages(entry.task, target.task, pages, nodes, flags)
+    return left, np.array(status, dtype="<i4").tobytes()
+
+
 def _words(call: Callable[..., int | bytes]) -> Handler:
     """Make the handler of a system call whose arguments are all words."""
 
@@ -180,11 +148,16 @@ def _words(call: Callable[..., int | bytes]) -> Handler:
 
 
 CALLS: Final[Mapping[int, CallRow]] = {
-    Call.SPAWN: CallRow(_spawn, 3, of_process=False),
-    Call.FORK: CallRow(_fork, 0),
-    Call.EXIT: CallRow(_exit, 2),
+    Call.SPAWN: CallRow(lives.spawn, 3, of_process=False),
+    Call.FORK: CallRow(lives.fork, 0),
+    Call.EXIT: CallRow(lives.exit, 2),
     Call.ADVANCE_CLOCK: CallRow(_advance_clock, 1, of_process=False),
     Call.SETRLIMIT: CallRow(_words(setrlimit), 3),
+    Call.EXECVE: CallRow(lives.execve, 0),
+    Call.GETRLIMIT: CallRow(_getrlimit, 1),
+    Call.PRCTL: CallRow(_prctl, 5),
+    Call.PERSONALITY: CallRow(_words(personality), 1),
+    Call.CLONE: CallRow(lives.clone, 1),
     Call.MMAP: CallRow(_words(mmap), 6),
     Call.MUNMAP: CallRow(_words(munmap), 2),
     Call.MPROTECT: CallRow(_words(mprotect), 3),
@@ -199,7 +172,21 @@ CALLS: Final[Mapping[int, CallRow]] = {
     Call.MINCORE: CallRow(_words(mincore), 2),
     Call.MSYNC: CallRow(_words(msync), 3),
     Call.MSEAL: CallRow(_words(mseal), 3),
+    Call.PKEY_MPROTECT: CallRow(_words(pkey_mprotect), 4),
+    Call.REMAP_FILE_PAGES: CallRow(_words(remap_file_pages), 5),
+    Call.MBIND: CallRow(_words(mbind), 5),
+    Call.SET_MEMPOLICY: CallRow(_words(set_mempolicy), 2),
+    Call.GET_MEMPOLICY: CallRow(_get_mempolicy, 2),
+    Call.MOVE_PAGES: CallRow(_move_pages, 3),
     Call.TOUCH: CallRow(_touch, 3),
     Call.READ: CallRow(_read, 2),
     Call.WRITE: CallRow(_write, 1),
+    Call.MEMFD_CREATE: CallRow(_named(memfd_create), 1),
+    Call.OPEN: CallRow(_named(open), 1),
+    Call.CLOSE: CallRow(_words(close), 1),
+    Call.FTRUNCATE: CallRow(_words(ftruncate), 2),
+    Call.FALLOCATE: CallRow(_words(fallocate), 4),
+    Call.PREAD: CallRow(_words(pread), 3),
+    Call.PWRITE: CallRow(_pwrite, 2),
+    Call.FCNTL: CallRow(_words(fcntl), 3),
 }

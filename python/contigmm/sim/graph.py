@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from contigmm.mm.anon_vma import AnonVma
 from contigmm.mm.config import MmConfig
+from contigmm.mm.file_table import FileTable
 from contigmm.mm.files import (
     Backing,
     Ext4File,
@@ -20,7 +21,7 @@ from contigmm.mm.files import (
     SpecialMapping,
 )
 from contigmm.mm.flags import VmFlags
-from contigmm.mm.mm_struct import MmStruct
+from contigmm.mm.mm_struct import MmStruct, Rlimits
 from contigmm.mm.policy import Contig, ContigPolicy, Run
 from contigmm.mm.task import Task
 from contigmm.mm.vma import VmArea
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 _RUN: Final = ("core_run", "base_pfn", "nr", "owner_uid", "pieces_merge")
 _FAMILY: Final = ("num_children", "num_active_vmas", "nr_vmas")
-_TASK: Final = ("pid", "uid", "cpu", "node", "persona")
+_TASK: Final = ("pid", "tgid", "uid", "cpu", "node", "persona")
 
 
 class _Numbered:
@@ -60,6 +61,8 @@ class GraphWriter:
         self._files = _Numbered(self._write_file)
         self._families = _Numbered(self._write_family)
         self._runs = _Numbered(lambda run: {name: getattr(run, name) for name in _RUN})
+        self._tables = _Numbered(self._write_table)
+        self._mms = _Numbered(self._write_mm)
 
     def objects(self) -> Plain:
         """Everything that was referred to, by kind and number."""
@@ -68,7 +71,13 @@ class GraphWriter:
             "files": self._files.rows,
             "families": self._families.rows,
             "runs": self._runs.rows,
+            "tables": self._tables.rows,
+            "mms": self._mms.rows,
         }
+
+    def directory(self, directory: dict[str, Inode]) -> list[list[Any]]:
+        """Files by path, in the order in which they were made."""
+        return [[path, self._inodes.number(inode)] for path, inode in directory.items()]
 
     def policy(self, policy: ContigPolicy) -> Plain:
         """State of MAP_CONTIG's policy; only the finished one has any."""
@@ -92,11 +101,17 @@ class GraphWriter:
             "caps": sorted(task.caps),
             "rlimits": [[number, *task.rlimits[number]] for number in sorted(task.rlimits)],
             "mempolicy": task.mempolicy,
-            "files": [[fd, self._files.number(file)] for fd, file in sorted(task.files.items())],
-            "mm": self._mm(task.mm),
+            "files": self._tables.number(task.files),
+            "mm": self._mms.number(task.mm),
         }
 
-    def _mm(self, mm: MmStruct) -> Plain:
+    def _write_table(self, table: FileTable) -> Plain:
+        return {
+            "files": [[fd, self._files.number(file)] for fd, file in table.items()],
+            "close_on_exec": sorted(table.close_on_exec),
+        }
+
+    def _write_mm(self, mm: MmStruct) -> Plain:
         return {
             "id": mm.id,
             "map_count": mm.map_count,
@@ -131,7 +146,7 @@ class GraphWriter:
                 row["page_bytes"] = file.page_bytes
             case SpecialMapping():
                 row["absent"] = sorted(file.absent)
-            case Pipe():
+            case Pipe() | Ext4File():
                 row["readable"] = file.readable
         return row
 
@@ -161,7 +176,15 @@ class GraphReader:
         self._files = [self._read_file(row) for row in objects["files"]]
         self._families = _read_families(objects["families"])
         self._runs = [_read_run(row) for row in objects["runs"]]
-        self._mms: dict[int, MmStruct] = {}
+        self._table_rows = objects["tables"]
+        self._tables: dict[int, FileTable] = {}
+        self._mm_rows = objects["mms"]
+        self._mms: dict[int, MmStruct] = {}  # by number in physical memory
+        self._limits: dict[int, Rlimits] = {}  # by thread group, which shares them
+
+    def directory(self, rows: list[list[Any]]) -> dict[str, Inode]:
+        """Files by path."""
+        return {path: self._inodes[number] for path, number in rows}
 
     def policy(self, row: Plain) -> None:
         """Give MAP_CONTIG's policy its state back."""
@@ -174,21 +197,23 @@ class GraphReader:
     def process(self, row: Plain) -> Entry:
         """Make one process."""
         numbers = row["task"]
+        own = {number: (soft, hard) for number, soft, hard in row["rlimits"]}
+        rlimits = self._limits.setdefault(numbers["tgid"], own)
         task = Task(
             self._config,
             VmaIndex(),
-            mm_id=row["mm"]["id"],
             pid=numbers["pid"],
             uid=numbers["uid"],
             caps=frozenset(row["caps"]),
-            rlimits={number: (soft, hard) for number, soft, hard in row["rlimits"]},
+            rlimits=rlimits,
             cpu=numbers["cpu"],
             node=numbers["node"],
             persona=numbers["persona"],
+            mm=self._mm(self._mm_rows[row["mm"]], rlimits),
         )
+        task.tgid = numbers["tgid"]
         task.mempolicy = _pair(row["mempolicy"])
-        task.files = {fd: self._files[number] for fd, number in row["files"]}
-        self._read_mm(task.mm, row["mm"])
+        task.files = self._table(row["files"])
         return Entry(row["id"], row["name"], row["parent"], row["background"], task)
 
     def finish(self) -> None:
@@ -198,7 +223,26 @@ class GraphReader:
                 mm = self._mms[mm_id]
                 inode.i_mmap[mm.vmas[vma_id]] = mm
 
-    def _read_mm(self, mm: MmStruct, row: Plain) -> None:
+    def _table(self, number: int) -> FileTable:
+        """A table of open files, made where it is met first."""
+        table = self._tables.get(number)
+        if table is not None:
+            table.users += 1
+            return table
+        table = self._tables[number] = FileTable(self._config)
+        row = self._table_rows[number]
+        for fd, file in row["files"]:
+            table[fd] = self._files[file]
+        table.close_on_exec = set(row["close_on_exec"])
+        return table
+
+    def _mm(self, row: Plain, rlimits: Rlimits) -> MmStruct:
+        """An address space, made where it is met first."""
+        mm = self._mms.get(row["id"])
+        if mm is not None:
+            return mm
+        memory = self._config.memory
+        mm = MmStruct(memory, self._config, VmaIndex(), rlimits, mm_id=row["id"])
         self._mms[mm.id] = mm
         for name, value in row["counters"].items():
             setattr(mm, name, value)
@@ -207,6 +251,7 @@ class GraphReader:
             vma = self._read_vma(plain)
             mm.vmas[vma.id] = vma
             mm.index.insert(start=vma.vm_start, end=vma.vm_end, id=vma.id)
+        return mm
 
     def _read_vma(self, row: Plain) -> VmArea:
         start, end, vm_flags, pgoff = row["at"]
@@ -235,7 +280,7 @@ class GraphReader:
             case "memfd":
                 file = MemFd(row["name"], inode)
             case "ext4":
-                file = Ext4File(row["name"], inode)
+                file = Ext4File(row["name"], inode, readable=row["readable"])
             case kind:
                 raise ValueError(f"there is no kind of file {kind!r}")
         file.mode_write = row["writable"]

@@ -11,7 +11,8 @@ from contigmm.description import MachineDescription
 from contigmm.errors import ContigmmError, MemoryFault, Reason, SyscallError
 from contigmm.phys import Memory
 from contigmm.sim.background import BackgroundFile
-from contigmm.sim.calls import CALLS, SpawnSpec
+from contigmm.sim.calls import CALLS
+from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import MAX_OPERATIONS, Answer, Call, Operation
 from contigmm.sim.process import Process, unwrap
 from contigmm.sim.snapshot import MAX_SNAPSHOT_BYTES, decode, digest, encode
@@ -143,6 +144,8 @@ class Machine:
             result = row.handler(state, entry, operation)
             if isinstance(result, int):
                 answer = Answer(seq, result)
+            elif isinstance(result, tuple):
+                answer = Answer(seq, result[0], data=result[1])
             else:
                 answer = Answer(seq, len(result), data=result)
         except SyscallError as refusal:

@@ -25,6 +25,11 @@ class Call(IntEnum):
     EXIT = 12  # status, ExitCause -> 0
     ADVANCE_CLOCK = 13  # ns; of the machine: process 0 -> the clock afterwards
     SETRLIMIT = 14  # resource, soft, hard -> 0
+    EXECVE = 15  # data: the new name in UTF-8 -> 0
+    GETRLIMIT = 16  # resource -> soft; data: struct rlimit
+    PRCTL = 17  # option, arg2, arg3, arg4, arg5 -> by option
+    PERSONALITY = 18  # persona -> the old one
+    CLONE = 19  # flags -> the new task's process id
 
     MMAP = 20  # addr, length, prot, flags, fd, offset -> address
     MUNMAP = 21  # addr, length -> 0
@@ -40,6 +45,13 @@ class Call(IntEnum):
     MINCORE = 31  # addr, length -> 0; data: one byte a page
     MSYNC = 32  # addr, length, flags -> 0
     MSEAL = 33  # addr, length, flags -> 0
+    PKEY_MPROTECT = 34  # addr, length, prot, pkey -> 0
+    REMAP_FILE_PAGES = 35  # addr, length, prot, pgoff, flags -> 0
+    MBIND = 36  # addr, length, mode, nodes (a bit each), flags -> 0
+    SET_MEMPOLICY = 37  # mode, nodes (a bit each) -> 0
+    GET_MEMPOLICY = 38  # addr, flags -> mode; data: the nodes' mask, one u64
+    MOVE_PAGES = 39  # pid, count, flags; data: u64 a page, then i32 a node if they are to move
+    #                  -> pages left where they were; data: i32 a page, its node or -errno
 
     TOUCH = 40  # addr, length, write; one byte a page is read or written -> pages touched
     READ = 41  # addr, length -> bytes read; data: the bytes
@@ -52,6 +64,7 @@ class Call(IntEnum):
     FALLOCATE = 54  # fd, mode, offset, length -> 0
     PREAD = 55  # fd, offset, length -> bytes read; data: the bytes
     PWRITE = 56  # fd, offset; data: the bytes -> bytes written
+    FCNTL = 57  # fd, cmd, arg: F_ADD_SEALS, F_GET_SEALS -> by cmd
 
 
 class ExitCause(IntEnum):

@@ -21,7 +21,7 @@ from contigmm.sim.graph import GraphReader, GraphWriter
 from contigmm.sim.state import ClockMode, MachineState
 from contigmm.sim.table import ProcessTable
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_SNAPSHOT_BYTES: Final = 1 << 36
 """What a section may unpack to unless the caller says less."""
 _MAGIC: Final = b"contigmm-machine"
@@ -119,6 +119,7 @@ def _plain(state: MachineState) -> bytes:
         "contig": graph.policy(config.contig),
         "next_process": state.table.next_id,
         "last_pid": state.table.last_pid,
+        "directory": graph.directory(config.directory),
         "processes": [graph.process(entry) for entry in state.table],
     }
     section["objects"] = graph.objects()
@@ -134,6 +135,8 @@ def _read(memory: Memory, section: dict[str, Any]) -> MachineState:
         setattr(config, name, section["settings"][name])
     graph = GraphReader(config, section["objects"])
     graph.policy(section["contig"])
+    config.nodes = sum(1 << node for node in facts["nodes"])
+    config.directory = graph.directory(section["directory"])
     table = ProcessTable(next_id=section["next_process"], last_pid=section["last_pid"])
     for process in section["processes"]:
         table.enter(graph.process(process))

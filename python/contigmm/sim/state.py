@@ -55,6 +55,7 @@ class MachineState:
             str(description.settings.get("transparent_hugepage", "madvise")),
             defrag=str(description.settings.get("transparent_hugepage_defrag", "madvise")),
         )
+        config.nodes = sum(1 << node for node in description.nodes)
         state = cls(
             memory=memory,
             config=config,

@@ -67,6 +67,20 @@ class ProcessTable:
         self._entries[entry.id] = entry
         self._pids.add(entry.task.pid)
 
+    def take_pid(self, entry: Entry, pid: int) -> None:
+        """Give an entry the pid of another that is gone: de_thread(), fs/exec.c, v6.18."""
+        self._pids.discard(entry.task.pid)
+        self._pids.add(pid)
+        entry.task.pid = pid
+
+    def find_pid(self, pid: int) -> Entry | None:
+        """The live process with this pid, if there is one."""
+        return next((entry for entry in self if entry.task.pid == pid), None)
+
+    def thread_group(self, entry: Entry) -> list[Entry]:
+        """All live tasks of a task's thread group, the oldest first."""
+        return [other for other in self if other.task.tgid == entry.task.tgid]
+
     def remove(self, process: int) -> Entry:
         """Forget a process; its id is never given again, its pid may be."""
         entry = self._entries.pop(process)

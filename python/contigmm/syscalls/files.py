@@ -10,6 +10,7 @@ from contigmm.abi import (
     ENOSPC,
     EOPNOTSUPP,
     EPERM,
+    ESPIPE,
     F_ADD_SEALS,
     F_GET_SEALS,
     F_SEAL_EXEC,
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
 _ALL_SEALS: Final = (
     F_SEAL_SEAL | F_SEAL_EXEC | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
 )
+#: Bytes that one pread gives: what an answer holds on the wire.
+_MAX_READ: Final = 1 << 16
 _NO_WRITE: Final = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
 
 
 def _file(task: "Task", fd: int) -> "Backing":
-    file = task.files.get(fd & 0xFFFF_FFFF)
+    file = task.files.get(fd)
     if file is None:
         raise SyscallError(EBADF, Reason.BAD_FILE_DESCRIPTOR)
     return file
@@ -133,13 +136,19 @@ def fcntl(task: "Task", fd: int, cmd: int, arg: int) -> int:
 def pread(task: "Task", fd: int, offset: int, length: int) -> bytes:
     """Read from a file without moving its position: generic_file_read_iter(), v6.12.
 
+    At most 64 KiB come at once (docs/fidelity.md).
+
     Raises:
-        SyscallError: EBADF or EINVAL; ``reason`` names the check.
+        SyscallError: EBADF, EINVAL or ESPIPE; ``reason`` names the check.
     """
-    file = _file(task, fd)
     if offset >> 63:
         raise SyscallError(EINVAL, Reason.RANGE_OVERFLOWS)
-    length = max(0, min(length, file.inode.size - offset))
+    file = _file(task, fd)
+    if not file.mappable:
+        raise SyscallError(ESPIPE, Reason.FILE_NOT_SEEKABLE)
+    if not file.readable:
+        raise SyscallError(EBADF, Reason.FILE_NOT_READABLE)
+    length = max(0, min(length, file.inode.size - offset, _MAX_READ))
     memory = task.mm.memory
     core_id = file.inode.core_id
     answer = bytearray()
@@ -152,13 +161,15 @@ def pwrite(task: "Task", fd: int, offset: int, data: bytes) -> int:
     """Write to a file without moving its position: generic_file_write_iter(), v6.12.
 
     Raises:
-        SyscallError: EBADF, EINVAL, EPERM or EFBIG; ``reason`` names the check.
+        SyscallError: EBADF, EINVAL, ESPIPE, EPERM or EFBIG; ``reason`` names the check.
     """
-    file = _file(task, fd)
-    if not file.mode_write:
-        raise SyscallError(EBADF, Reason.FILE_NOT_WRITABLE)
     if offset >> 63:
         raise SyscallError(EINVAL, Reason.RANGE_OVERFLOWS)
+    file = _file(task, fd)
+    if not file.mappable:
+        raise SyscallError(ESPIPE, Reason.FILE_NOT_SEEKABLE)
+    if not file.mode_write:
+        raise SyscallError(EBADF, Reason.FILE_NOT_WRITABLE)
     inode = file.inode
     end = offset + len(data)
     if end > file.max_bytes:

@@ -28,9 +28,9 @@ def fork(task: Task, *, pid: int, index: "VmaIndexPort") -> Task:
         node=task.node,
         persona=task.persona,
     )
-    child.files = dict(task.files)
     child.mempolicy = task.mempolicy
     dup_mmap(task, child)
+    child.files = task.files.copy()
     if parent.mdwe & PR_MDWE_NO_INHERIT:
         child.mm.mdwe = 0
     return child

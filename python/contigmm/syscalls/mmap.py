@@ -91,7 +91,7 @@ def mmap(
         raise SyscallError(EINVAL, Reason.OFFSET_UNALIGNED)
     file: Backing | None = None
     if not flags & MAP_ANONYMOUS:
-        file = task.files.get(fd & 0xFFFFFFFF)
+        file = task.files.get(fd)
         if file is None:
             raise SyscallError(EBADF, Reason.BAD_FILE_DESCRIPTOR)
         if flags & MAP_HUGETLB and not file.is_hugetlb:

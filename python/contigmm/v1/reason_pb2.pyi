@@ -152,6 +152,22 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Bad spawn spec."""
     REASON_BAD_DURATION: _Reason.ValueType  # 63
     """Bad duration."""
+    REASON_NO_SUCH_NODE: _Reason.ValueType  # 64
+    """No such node."""
+    REASON_MAY_NOT_TRACE: _Reason.ValueType  # 65
+    """May not trace."""
+    REASON_TOO_MANY_OPEN_FILES: _Reason.ValueType  # 66
+    """Too many open files."""
+    REASON_NO_SUCH_FILE: _Reason.ValueType  # 67
+    """No such file."""
+    REASON_FILE_EXISTS: _Reason.ValueType  # 68
+    """File exists."""
+    REASON_FILE_NAME_TOO_LONG: _Reason.ValueType  # 69
+    """File name too long."""
+    REASON_FILE_NOT_READABLE: _Reason.ValueType  # 70
+    """File not readable."""
+    REASON_FILE_NOT_SEEKABLE: _Reason.ValueType  # 71
+    """File not seekable."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The check that refused a system call, finer than its errno, and stable."""
@@ -284,4 +300,20 @@ REASON_BAD_SPAWN_SPEC: Reason.ValueType  # 62
 """Bad spawn spec."""
 REASON_BAD_DURATION: Reason.ValueType  # 63
 """Bad duration."""
+REASON_NO_SUCH_NODE: Reason.ValueType  # 64
+"""No such node."""
+REASON_MAY_NOT_TRACE: Reason.ValueType  # 65
+"""May not trace."""
+REASON_TOO_MANY_OPEN_FILES: Reason.ValueType  # 66
+"""Too many open files."""
+REASON_NO_SUCH_FILE: Reason.ValueType  # 67
+"""No such file."""
+REASON_FILE_EXISTS: Reason.ValueType  # 68
+"""File exists."""
+REASON_FILE_NAME_TOO_LONG: Reason.ValueType  # 69
+"""File name too long."""
+REASON_FILE_NOT_READABLE: Reason.ValueType  # 70
+"""File not readable."""
+REASON_FILE_NOT_SEEKABLE: Reason.ValueType  # 71
+"""File not seekable."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

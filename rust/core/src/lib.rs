@@ -28,6 +28,7 @@ pub mod khugepaged;
 pub mod mem_map;
 pub mod memory;
 pub mod migrate;
+pub mod node_move;
 pub mod owner_check;
 pub mod page_alloc;
 pub mod page_cache;

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any, Final
 
 from contigmm.errors import ERRNO_NAMES, Reason
-from contigmm.sim.calls import SpawnSpec
+from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import MAX_OPERATIONS, Answer, Call, ExitCause, Operation
 from contigmm.v1 import operation_pb2 as pb
 from contigmm.v1 import reason_pb2

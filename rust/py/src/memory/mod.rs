@@ -4,6 +4,7 @@ mod address_space;
 mod allocator;
 mod files;
 mod huge;
+mod nodes;
 mod ranges;
 mod room;
 mod runs;

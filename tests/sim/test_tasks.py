@@ -1,0 +1,205 @@
+"""Tasks that share an address space, new programs in old processes, and pages that change nodes."""
+
+import pytest
+
+from contigmm import abi
+from contigmm.errors import MemoryFault, SyscallError
+from contigmm.hosts import describe
+from contigmm.sim.machine import Machine
+
+RW = abi.PROT_READ | abi.PROT_WRITE
+PRIVATE = abi.MAP_PRIVATE | abi.MAP_ANONYMOUS
+SHARED = abi.MAP_SHARED | abi.MAP_ANONYMOUS
+PAGE = 4096
+THREAD = abi.CLONE_VM | abi.CLONE_SIGHAND | abi.CLONE_THREAD | abi.CLONE_FILES
+
+
+@pytest.fixture
+def machine():
+    machine = Machine.boot(describe("spec:numa"), profile="linux", seed=3)
+    yield machine
+    machine.check()
+
+
+def free(machine):
+    return sum(zone.free + sum(pcp.count for pcp in zone.pagesets) for zone in machine.zones())
+
+
+def refusal(call, *args, **options):
+    with pytest.raises(SyscallError) as caught:
+        call(*args, **options)
+    return caught.value.errno, str(caught.value.reason)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(abi.CLONE_NEWNS | abi.CLONE_FS, id="NEWNS and FS"),
+        pytest.param(abi.CLONE_NEWUSER | abi.CLONE_FS, id="NEWUSER and FS"),
+        pytest.param(abi.CLONE_THREAD, id="THREAD without SIGHAND"),
+        pytest.param(abi.CLONE_SIGHAND, id="SIGHAND without VM"),
+        pytest.param(THREAD | abi.CLONE_NEWPID, id="THREAD in a new namespace"),
+    ],
+)
+def test_clone_refuses_flags_that_contradict(machine, flags):
+    assert refusal(machine.spawn("one").clone, flags) == (abi.EINVAL, "flags_conflict")
+
+
+def test_a_thread_sees_every_change_of_the_address_space(machine):
+    leader = machine.spawn("one")
+    thread = leader.clone(THREAD)
+    addr = thread.mmap(0, 2 * PAGE, RW, PRIVATE)
+    leader.write(addr, b"hello")
+    assert thread.read(addr, 5) == b"hello"
+    assert leader.maps() == thread.maps()
+    fd = thread.memfd_create("a")
+    assert leader.pwrite(fd, b"x", 0) == 1, "CLONE_FILES"
+    leader.setrlimit(abi.RLIMIT_MEMLOCK, soft=0, hard=0)
+    assert refusal(thread.mlock, addr, PAGE) == (abi.EPERM, "may_not_lock")
+
+
+def test_without_clone_thread_limits_and_files_are_copies(machine):
+    parent = machine.spawn("one")
+    fd = parent.memfd_create("a")
+    child = parent.clone(abi.CLONE_VM)
+    parent.setrlimit(abi.RLIMIT_MEMLOCK, soft=0, hard=0)
+    addr = parent.mmap(0, PAGE, RW, PRIVATE)
+    child.mlock(addr, PAGE)
+    child.close(fd)
+    assert parent.pread(fd, 1, 0) == b""
+    parent.exit()
+    child.write(addr, b"still there")
+
+
+def test_the_last_user_of_an_address_space_drops_it(machine):
+    before = free(machine)
+    leader = machine.spawn("one")
+    other = leader.clone(abi.CLONE_VM)
+    thread = leader.clone(THREAD)
+    leader.touch(leader.mmap(0, 64 * PAGE, RW, PRIVATE), 64 * PAGE)
+    leader.exit()
+    assert not machine.is_alive(thread.id), "exit_group ends all threads"
+    assert other.status()["VmRSS"] == 256
+    other.exit()
+    assert free(machine) == before
+
+
+def test_execve_begins_anew_and_ends_the_other_threads(machine):
+    before = free(machine)
+    leader = machine.spawn("one")
+    thread = leader.clone(THREAD)
+    leader.mlockall(abi.MCL_FUTURE)
+    leader.prctl(abi.PR_SET_MDWE, abi.PR_MDWE_REFUSE_EXEC_GAIN)
+    leader.personality(abi.READ_IMPLIES_EXEC | abi.ADDR_COMPAT_LAYOUT)
+    addr = leader.mmap(0, 64 * PAGE, abi.PROT_READ, PRIVATE)
+    thread.execve("two")
+    assert (machine.is_alive(leader.id), machine.is_alive(thread.id)) == (False, True)
+    assert machine.process(thread.id).pid == leader.pid, "the leader's pid is taken over"
+    assert thread.maps() == ""
+    with pytest.raises(MemoryFault):
+        thread.touch(addr, 1)
+    assert thread.mmap(0, PAGE, RW, PRIVATE) > abi.TASK_SIZE // 2, "READ_IMPLIES_EXEC is gone"
+    assert thread.status()["VmLck"] == 0, "MCL_FUTURE is gone"
+    assert thread.prctl(abi.PR_GET_MDWE) == abi.PR_MDWE_REFUSE_EXEC_GAIN, "mm_init() inherits it"
+    thread.exit()
+    assert free(machine) == before
+
+
+def test_execve_leaves_an_address_space_to_its_other_users(machine):
+    parent = machine.spawn("one")
+    addr = parent.mmap(0, PAGE, RW, PRIVATE)
+    child = parent.clone(abi.CLONE_VM | abi.CLONE_FILES)
+    fd = parent.memfd_create("a", abi.MFD_CLOEXEC)
+    child.execve("two")
+    parent.write(addr, b"mine")
+    assert parent.pread(fd, 1, 0) == b"", "the table was unshared before it was cleaned"
+    assert refusal(child.pread, fd, 1, 0)[0] == abi.EBADF
+
+
+def test_what_tasks_share_outlives_a_snapshot(machine):
+    leader = machine.spawn("one")
+    thread, other = leader.clone(THREAD), leader.clone(abi.CLONE_VM)
+    addr = leader.mmap(0, 4 * PAGE, RW, PRIVATE)
+    leader.touch(addr, 4 * PAGE)
+    twin = Machine.restore(machine.snapshot())
+    for one in (machine, twin):
+        same = one.process(thread.id)
+        same.munmap(addr, PAGE)
+        same.setrlimit(abi.RLIMIT_MEMLOCK, soft=0, hard=0)
+        assert refusal(one.process(leader.id).mlock, addr + PAGE, PAGE)[0] == abi.EPERM
+        one.process(other.id).mlock(addr + PAGE, PAGE)
+        fd = same.memfd_create("a")
+        assert one.process(leader.id).pread(fd, 1, 0) == b""
+        one.process(leader.id).exit()
+        one.process(other.id).exit()
+    assert twin.digest() == machine.digest()
+    twin.check()
+
+
+def test_move_pages_tells_and_changes_the_node_of_a_page(machine):
+    process = machine.spawn("one")
+    addr = process.mmap(0, 4 * PAGE, RW, PRIVATE)
+    process.write(addr, b"first")
+    process.touch(addr + PAGE, 1, write=False)  # the zero page
+    pages = [addr, addr + PAGE, addr + 2 * PAGE, PAGE]
+    gone = [-abi.EFAULT, -abi.ENOENT, -abi.EFAULT]
+    assert process.move_pages(pages) == (0, [0, *gone])
+    before = int(process.pagemap(addr, PAGE)[0])
+    assert process.move_pages(pages, [1] * 4) == (0, [1, *gone])
+    assert int(process.pagemap(addr, PAGE)[0]) != before
+    assert process.move_pages(pages) == (0, [1, *gone])
+    assert process.read(addr, 5) == b"first"
+
+
+def test_only_move_all_moves_what_others_map(machine):
+    parent = machine.spawn("one", caps=frozenset({"CAP_SYS_NICE"}))
+    addr = parent.mmap(0, PAGE, RW, PRIVATE)
+    parent.write(addr, b"both")
+    child = parent.fork()
+    assert child.move_pages([addr], [1]) == (0, [-abi.EACCES])
+    assert child.move_pages([addr], [1], flags=abi.MPOL_MF_MOVE_ALL) == (0, [1])
+    assert (parent.move_pages([addr]), parent.read(addr, 4)) == ((0, [1]), b"both")
+
+
+def test_move_pages_refuses(machine):
+    process = machine.spawn("one", uid=1)
+    stranger = machine.spawn("two", uid=2)
+    move = process.move_pages
+    assert refusal(move, [], flags=8, pid=999) == (abi.EINVAL, "unknown_flags"), "before the pid"
+    needs_nice = abi.MPOL_MF_MOVE_ALL
+    assert refusal(move, [], flags=needs_nice) == (abi.EPERM, "missing_capability")
+    assert refusal(move, [], pid=999) == (abi.ESRCH, "no_such_process")
+    assert refusal(move, [], pid=stranger.pid) == (abi.EPERM, "may_not_trace")
+    tracer = machine.spawn("three", uid=3, caps=frozenset({"CAP_SYS_PTRACE"}))
+    addr = stranger.mmap(0, PAGE, RW, PRIVATE | abi.MAP_POPULATE)
+    assert tracer.move_pages([addr], pid=stranger.pid) == (0, [0])
+    addr = process.mmap(0, 2 * PAGE, RW, PRIVATE | abi.MAP_POPULATE)
+    for node in (-1, 5, 4096):
+        both = [addr, addr + PAGE]
+        assert refusal(move, both, [1, node]) == (abi.ENODEV, "no_such_node")
+        assert move([addr]) == (0, [1]), "what came before has moved"
+    with pytest.raises(ValueError, match="2 pages, but 1 nodes"):
+        move([addr, addr], [1])
+
+
+def test_calls_by_their_methods(machine):
+    process = machine.spawn("one")
+    addr = process.mmap(0, 8 * PAGE, RW, PRIVATE)
+    process.touch(addr, PAGE)
+    assert process.mincore(addr, 2 * PAGE) == b"\1\0"
+    addr = process.mremap(addr, 8 * PAGE, 16 * PAGE, abi.MREMAP_MAYMOVE)
+    process.madvise(addr, PAGE, abi.MADV_DONTNEED)
+    process.msync(addr, PAGE, 4)
+    process.mlock2(addr, PAGE, 1)
+    process.munlockall()
+    process.pkey_mprotect(addr, PAGE, abi.PROT_READ, -1)
+    assert process.brk(0) == 0
+    process.mbind(addr, PAGE, abi.MPOL_BIND, 0b10)
+    process.set_mempolicy(abi.MPOL_PREFERRED, 0b1)
+    assert process.get_mempolicy() == (abi.MPOL_PREFERRED, 1)
+    assert process.get_mempolicy(addr, abi.MPOL_F_ADDR) == (abi.MPOL_BIND, 0b10)
+    assert process.getrlimit(abi.RLIMIT_MEMLOCK) == (8 << 20, 8 << 20)
+    process.mseal(addr, PAGE)
+    assert refusal(process.munmap, addr, PAGE) == (abi.EPERM, "sealed")
+    shared = process.mmap(0, 4 * PAGE, RW, SHARED)
+    process.remap_file_pages(shared, PAGE, 0, 2, 0)
