@@ -275,7 +275,12 @@ fn take_all<A: FrameAllocator>(allocator: &mut A, order: u8) -> Vec<u32> {
 
 /// Everything is taken, then given back in the same order.
 fn bulk<A: FrameAllocator>(allocator: &mut A, order: u8) -> Timed {
-    let mut taken = Vec::with_capacity(1 << 22);
+    let mut taken = take_all(allocator, order);
+    for &pfn in taken.iter().rev() {
+        allocator.put(pfn, order);
+    }
+    allocator.settle();
+    taken.clear();
     let start = ThreadTime::now();
     while let Some(pfn) = allocator.get(order) {
         taken.push(pfn);

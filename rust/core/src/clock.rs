@@ -2,6 +2,7 @@
 //!
 //! A CPU that wants a zone's lock waits until the lock is free, so contention is seen on machines
 //! with many CPUs although the simulation is one thread.
+#![allow(clippy::inline_always)] // see page_alloc
 
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +105,7 @@ impl Clocks {
     }
 
     /// Works for `before_ns`, then waits for a lock and holds it for `hold_ns`.
-    #[inline]
+    #[inline(always)]
     pub fn hold_lock(&mut self, cpu: Cpu, free_at_ns: &mut u64, before_ns: u64, hold_ns: u64) {
         let now = &mut self.now_ns[usize::from(cpu.0)];
         let held_from = (*now + before_ns).max(*free_at_ns);

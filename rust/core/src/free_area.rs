@@ -2,80 +2,117 @@
 //! the page-frame array. Head and tail matter: they decide which frame is handed out next.
 #![allow(clippy::inline_always)] // see page_alloc
 
-use crate::mem_map::{MemMap, NONE, Store};
+use crate::mem_map::{MemMap, Store};
 use crate::units::{MigrateType, Order, Pfn};
 
 const PREV: usize = 0;
 const NEXT: usize = 1;
 
-/// A doubly linked list of blocks, threaded through their first frames.
+/// A place in a list: a frame, or none. Links are stored as these numbers, so that a frame with no
+/// neighbours has links of 0, as one in use that nobody owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link(u32);
+
+impl Link {
+    const NONE: Self = Self(0);
+
+    /// No pfn is `u32::MAX`.
+    #[inline(always)]
+    const fn to(pfn: u32) -> Self {
+        Self(pfn + 1)
+    }
+
+    #[inline(always)]
+    fn pfn(self) -> Option<Pfn> {
+        (self != Self::NONE).then(|| Pfn(self.0 - 1))
+    }
+}
+
+/// A doubly linked list of blocks, threaded through their first frames. The links of a block that is
+/// alone on its list are 0 and need not be looked at.
 #[derive(Clone, Copy, Debug)]
 struct List {
-    head: u32,
-    tail: u32,
+    head: Link,
+    tail: Link,
     nr: u32,
 }
 
 const EMPTY: List = List {
-    head: NONE,
-    tail: NONE,
+    head: Link::NONE,
+    tail: Link::NONE,
     nr: 0,
 };
 
 impl List {
+    /// A list of one block.
+    #[inline(always)]
+    const fn of(pfn: u32) -> Self {
+        Self {
+            head: Link::to(pfn),
+            tail: Link::to(pfn),
+            nr: 1,
+        }
+    }
+
     #[inline(always)]
     fn insert<const SHIFT: u32>(&mut self, store: &mut Store<SHIFT>, pfn: u32, side: Side) {
+        debug_assert_eq!(
+            store.link(pfn),
+            [0; 2],
+            "frame {pfn} has an owner or a list"
+        );
+        let (Some(head), Some(tail)) = (self.head.pfn(), self.tail.pfn()) else {
+            *self = Self::of(pfn);
+            return;
+        };
+        let new = Link::to(pfn);
         self.nr += 1;
         match side {
             Side::Head => {
-                *store.link_mut(pfn) = [NONE, self.head];
-                if self.head == NONE {
-                    self.tail = pfn;
-                } else {
-                    store.link_mut(self.head)[PREV] = pfn;
-                }
-                self.head = pfn;
+                store.link_mut(pfn)[NEXT] = self.head.0;
+                store.link_mut(head.0)[PREV] = new.0;
+                self.head = new;
             }
             Side::Tail => {
-                *store.link_mut(pfn) = [self.tail, NONE];
-                if self.tail == NONE {
-                    self.head = pfn;
-                } else {
-                    store.link_mut(self.tail)[NEXT] = pfn;
-                }
-                self.tail = pfn;
+                store.link_mut(pfn)[PREV] = self.tail.0;
+                store.link_mut(tail.0)[NEXT] = new.0;
+                self.tail = new;
             }
         }
     }
 
     #[inline(always)]
-    fn remove_head<const SHIFT: u32>(&mut self, store: &mut Store<SHIFT>) {
-        let link = store.link_mut(self.head);
-        let next = link[NEXT];
-        *link = [0; 2];
+    fn remove_head<const SHIFT: u32>(&mut self, store: &mut Store<SHIFT>, head: u32) {
+        if self.head == self.tail {
+            *self = EMPTY;
+            return;
+        }
+        let link = store.link_mut(head);
+        let next = Link(link[NEXT]);
+        link[NEXT] = 0;
         self.head = next;
         self.nr -= 1;
-        if next == NONE {
-            self.tail = NONE;
-        } else {
-            store.link_mut(next)[PREV] = NONE;
+        if let Some(next) = next.pfn() {
+            store.link_mut(next.0)[PREV] = 0;
         }
     }
 
     #[inline(always)]
     fn remove<const SHIFT: u32>(&mut self, store: &mut Store<SHIFT>, pfn: u32) {
+        if self.head == self.tail {
+            *self = EMPTY;
+            return;
+        }
         let link = store.link_mut(pfn);
         let [prev, next] = *link;
         *link = [0; 2];
-        if prev == NONE {
-            self.head = next;
-        } else {
-            store.link_mut(prev)[NEXT] = next;
+        match Link(prev).pfn() {
+            Some(prev) => store.link_mut(prev.0)[NEXT] = next,
+            None => self.head = Link(next),
         }
-        if next == NONE {
-            self.tail = prev;
-        } else {
-            store.link_mut(next)[PREV] = prev;
+        match Link(next).pfn() {
+            Some(next) => store.link_mut(next.0)[PREV] = prev,
+            None => self.tail = Link(prev),
         }
         self.nr -= 1;
     }
@@ -101,7 +138,7 @@ pub(crate) enum Side {
 /// Lists of free blocks by order and migratetype.
 #[derive(Clone, Debug)]
 pub struct FreeArea {
-    lists: [[List; MigrateType::COUNT]; SLOTS],
+    lists: [[List; SLOTS]; MigrateType::COUNT],
     /// Bit `order` is set when the list of that order and migratetype is not empty.
     nonempty: [u16; MigrateType::COUNT],
 }
@@ -109,7 +146,7 @@ pub struct FreeArea {
 impl Default for FreeArea {
     fn default() -> Self {
         Self {
-            lists: [[EMPTY; MigrateType::COUNT]; SLOTS],
+            lists: [[EMPTY; SLOTS]; MigrateType::COUNT],
             nonempty: [0; MigrateType::COUNT],
         }
     }
@@ -118,22 +155,21 @@ impl Default for FreeArea {
 impl FreeArea {
     /// Number of free blocks of one order and migratetype.
     pub const fn nr_of(&self, order: Order, migratetype: MigrateType) -> u32 {
-        self.lists[slot(order)][migratetype.index()].nr
+        self.lists[migratetype.index()][slot(order)].nr
     }
 
     /// Number of free blocks of one order, all migratetypes: `free_area::nr_free`.
     pub fn nr_free(&self, order: Order) -> u64 {
-        self.lists[slot(order)]
+        self.lists
             .iter()
-            .map(|list| u64::from(list.nr))
+            .map(|lists| u64::from(lists[slot(order)].nr))
             .sum()
     }
 
     /// First block of a list: `get_page_from_free_area()`, mm/page_alloc.c v6.12.
     #[inline]
     pub(crate) fn first(&self, order: Order, migratetype: MigrateType) -> Option<Pfn> {
-        let head = self.lists[slot(order)][migratetype.index()].head;
-        (head != NONE).then_some(Pfn(head))
+        self.lists[migratetype.index()][slot(order)].head.pfn()
     }
 
     /// Lowest order, not below `order`, with a block of this migratetype.
@@ -159,8 +195,8 @@ impl FreeArea {
         migratetype: MigrateType,
         side: Side,
     ) {
-        let list = &mut self.lists[slot(order)][migratetype.index()];
-        if list.head == NONE {
+        let list = &mut self.lists[migratetype.index()][slot(order)];
+        if list.head == Link::NONE {
             self.nonempty[migratetype.index()] |= 1 << order.get();
         }
         if map.is_hi(order) {
@@ -176,21 +212,18 @@ impl FreeArea {
     /// order, and is to be marked anew.
     #[inline(always)]
     pub(crate) fn pop(&mut self, map: &mut MemMap, order: Order, mt: MigrateType) -> Option<Pfn> {
-        let list = &mut self.lists[slot(order)][mt.index()];
-        let pfn = list.head;
-        if pfn == NONE {
-            return None;
-        }
+        let list = &mut self.lists[mt.index()][slot(order)];
+        let pfn = list.head.pfn()?;
         if map.is_hi(order) {
-            map.hi.clear(pfn);
-            list.remove_head(&mut map.hi);
+            map.hi.clear(pfn.0);
+            list.remove_head(&mut map.hi, pfn.0);
         } else {
-            list.remove_head(&mut map.lo);
+            list.remove_head(&mut map.lo, pfn.0);
         }
-        if list.head == NONE {
+        if list.head == Link::NONE {
             self.nonempty[mt.index()] &= !(1 << order.get());
         }
-        Some(Pfn(pfn))
+        Some(pfn)
     }
 
     /// Puts the upper halves of a block on their lists, which are empty, down to order `low`:
@@ -223,22 +256,22 @@ impl FreeArea {
         order: Order,
         mt: MigrateType,
     ) {
-        let list = &mut self.lists[slot(order)][mt.index()];
+        let list = &mut self.lists[mt.index()][slot(order)];
         debug_assert_eq!(list.nr, 0, "nothing smaller was found");
-        *list = List {
-            head: pfn,
-            tail: pfn,
-            nr: 1,
-        };
+        debug_assert_eq!(
+            store.link(pfn),
+            [0; 2],
+            "frame {pfn} has an owner or a list"
+        );
+        *list = List::of(pfn);
         store.set_free(pfn, order);
-        *store.link_mut(pfn) = [NONE, NONE];
     }
 
     /// Takes a free block off its list; its head is unmarked, its links are zero:
     /// `__del_page_from_free_list()`.
     #[inline(always)]
     pub(crate) fn del(&mut self, map: &mut MemMap, pfn: Pfn, order: Order, mt: MigrateType) {
-        let list = &mut self.lists[slot(order)][mt.index()];
+        let list = &mut self.lists[mt.index()][slot(order)];
         if map.is_hi(order) {
             map.hi.clear(pfn.0);
             list.remove(&mut map.hi, pfn.0);
@@ -246,7 +279,7 @@ impl FreeArea {
             map.lo.clear(pfn.0);
             list.remove(&mut map.lo, pfn.0);
         }
-        if list.head == NONE {
+        if list.head == Link::NONE {
             self.nonempty[mt.index()] &= !(1 << order.get());
         }
     }
@@ -271,13 +304,11 @@ impl FreeArea {
         order: Order,
         migratetype: MigrateType,
     ) -> impl Iterator<Item = Pfn> + 'a {
-        let mut next = self.lists[slot(order)][migratetype.index()].head;
+        let mut next = self.lists[migratetype.index()][slot(order)].head;
         std::iter::from_fn(move || {
-            (next != NONE).then(|| {
-                let pfn = Pfn(next);
-                next = map.link(next, order)[NEXT];
-                pfn
-            })
+            let pfn = next.pfn()?;
+            next = Link(map.link(pfn.0, order)[NEXT]);
+            Some(pfn)
         })
     }
 
@@ -290,11 +321,9 @@ impl FreeArea {
     ) -> impl Iterator<Item = Pfn> + 'a {
         let mut next = self.lists[slot(order)][migratetype.index()].tail;
         std::iter::from_fn(move || {
-            (next != NONE).then(|| {
-                let pfn = Pfn(next);
-                next = map.link(next, order)[PREV];
-                pfn
-            })
+            let pfn = next.pfn()?;
+            next = Link(map.link(pfn.0, order)[PREV]);
+            Some(pfn)
         })
     }
 
@@ -307,15 +336,16 @@ impl FreeArea {
         first: Pfn,
     ) {
         let list = &mut self.lists[slot(order)][migratetype.index()];
-        let [last, _] = map.link(first.0, order);
-        if last == NONE {
+        let last = Link(map.link(first.0, order)[PREV]);
+        let (Some(before), Some(head), Some(tail)) = (last.pfn(), list.head.pfn(), list.tail.pfn())
+        else {
             return;
-        }
-        map.link_mut(list.tail, order)[NEXT] = list.head;
-        map.link_mut(list.head, order)[PREV] = list.tail;
-        map.link_mut(last, order)[NEXT] = NONE;
-        map.link_mut(first.0, order)[PREV] = NONE;
-        (list.head, list.tail) = (first.0, last);
+        };
+        map.link_mut(tail.0, order)[NEXT] = list.head.0;
+        map.link_mut(head.0, order)[PREV] = list.tail.0;
+        map.link_mut(before.0, order)[NEXT] = 0;
+        map.link_mut(first.0, order)[PREV] = 0;
+        (list.head, list.tail) = (Link::to(first.0), last);
     }
 
     /// Turns a list so that a block of it comes last: `move_freelist_tail()`, mm/compaction.c v6.12.
@@ -326,21 +356,18 @@ impl FreeArea {
         migratetype: MigrateType,
         last: Pfn,
     ) {
-        let [_, next] = map.link(last.0, order);
-        if next != NONE {
-            self.rotate_to_head(map, order, migratetype, Pfn(next));
+        if let Some(next) = Link(map.link(last.0, order)[NEXT]).pfn() {
+            self.rotate_to_head(map, order, migratetype, next);
         }
     }
 
     /// Last block of a list.
     pub(crate) fn last(&self, order: Order, migratetype: MigrateType) -> Option<Pfn> {
-        let tail = self.lists[slot(order)][migratetype.index()].tail;
-        (tail != NONE).then_some(Pfn(tail))
+        self.lists[migratetype.index()][slot(order)].tail.pfn()
     }
 
     /// Previous link of a block on a list, for the invariant checker.
     pub(crate) fn prev(map: &MemMap, pfn: Pfn, order: Order) -> Option<Pfn> {
-        let prev = map.link(pfn.0, order)[PREV];
-        (prev != NONE).then_some(Pfn(prev))
+        Link(map.link(pfn.0, order)[PREV]).pfn()
     }
 }

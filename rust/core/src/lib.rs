@@ -4,6 +4,7 @@
 
 pub mod address_space;
 pub mod boot;
+mod bulk_alloc;
 pub mod census;
 pub mod clock;
 pub mod codec;

@@ -6,14 +6,17 @@
 //!
 //! | array | bytes a frame | while allocated | while free |
 //! |---|---|---|---|
-//! | `state` | 2 | head of a block: class, order, compound; else 0 | the same |
+//! | `state` | 1 | head of a block: its class, whether it is larger than a frame; else 0 | head: its order; else 0 |
+//! | `order` | 1 | head of a block larger than a frame: its order; else stale | stale |
 //! | `meta`  | 6 | flags, references - 1, map count (`u16` each) | 0 |
-//! | `links` | 8 | anchor, index: reverse map or cache index | previous and next of the free list, else 0 |
+//! | `links` | 8 | anchor, index: reverse map or cache index | head with neighbours on its list: these; else 0 |
 //!
-//! *Heads*: a non-zero `state` word marks the first frame of a block, free or allocated, and only
+//! *Heads*: a non-zero `state` byte marks the first frame of a block, free or allocated, and only
 //! that; blocks tile the whole array. A frame's class is found by looking for the head that covers it.
+//! What single frames and small free blocks need is in the one byte, so that neither a get nor a put
+//! looks at more of a frame until lists have neighbours to link.
 //!
-//! *Hi store*: state and free-list links of blocks of order >= 9 are in dense arrays with an entry a
+//! *Hi store*: state, order and free-list links of blocks of order >= 9 are in dense arrays with an entry a
 //! pageblock, so that whole pageblocks change hands without a touch on the frames' own arrays.
 //! `meta` and (anchor, index) of a frame are always in the frame's arrays.
 //!
@@ -23,44 +26,22 @@
 use std::collections::BTreeMap;
 
 mod record;
+mod store;
 
 pub(crate) use record::FrameRecord;
 pub use record::GUP_PIN_COUNTING_BIAS;
+pub(crate) use store::Store;
+use store::{COMPOUND, FREE, KIND_MASK, LARGE, SINGLE, decode, state_of};
 
 pub use crate::page_class::{PageClass, page_flags};
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, Pfn, ZoneId};
 
-/// No link.
-pub(crate) const NONE: u32 = u32::MAX;
-
-const HEAD: u16 = 1 << 14;
-const COMPOUND: u16 = 1 << 15;
-const CLASS_SHIFT: u16 = 4;
-const ORDER_MASK: u16 = 0xf;
-const CLASS_MASK: u16 = 0x1f;
 const FLAGS: usize = 0;
 const REFS: usize = 1;
 const MAPS: usize = 2;
 /// A pageblock that belongs to more than one zone, or to none.
 const MIXED: u8 = u8::MAX;
 const SATURATED: u16 = u16::MAX;
-
-/// Bit `class` is set for the classes that can be freed.
-const ALLOCATED: u32 = {
-    let kept = [
-        PageClass::Free,
-        PageClass::Nopage,
-        PageClass::Reserved,
-        PageClass::Pcp,
-    ];
-    let mut bits = (1 << PageClass::COUNT) - 1;
-    let mut at = 0;
-    while at < kept.len() {
-        bits &= !(1 << kept[at] as u32);
-        at += 1;
-    }
-    bits
-};
 
 /// First frame of a block: what it is and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,89 +54,6 @@ pub struct BlockHead {
     pub class: PageClass,
     /// `__GFP_COMP`: one folio.
     pub compound: bool,
-}
-
-const fn word(class: PageClass, order: Order) -> u16 {
-    HEAD | ((class as u16) << CLASS_SHIFT) | order.get() as u16
-}
-
-const fn free_word(order: Order) -> u16 {
-    HEAD | order.get() as u16
-}
-
-const _: () = assert!(
-    free_word(Order::MAX) == word(PageClass::Free, Order::MAX),
-    "class 0 is free"
-);
-
-fn decode(pfn: Pfn, state: u16) -> BlockHead {
-    let class = PageClass::ALL[usize::from((state >> CLASS_SHIFT) & CLASS_MASK)];
-    let raw = u8::try_from(state & ORDER_MASK).expect("masked to four bits");
-    let order = Order::new(raw).expect("only orders are stored");
-    BlockHead {
-        pfn,
-        order,
-        class,
-        compound: state & COMPOUND != 0,
-    }
-}
-
-/// Heads and links of blocks, with an entry for every 2^`SHIFT` frames.
-#[derive(Clone, Debug)]
-pub(crate) struct Store<const SHIFT: u32> {
-    state: Vec<u16>,
-    links: Vec<[u32; 2]>,
-}
-
-impl<const SHIFT: u32> Store<SHIFT> {
-    fn new(entries: usize) -> Self {
-        Self {
-            state: vec![0; entries],
-            links: vec![[0; 2]; entries],
-        }
-    }
-
-    /// Links of the block that starts at this frame.
-    #[inline(always)]
-    pub(crate) fn link(&self, pfn: u32) -> [u32; 2] {
-        self.links[(pfn >> SHIFT) as usize]
-    }
-
-    /// Links of the block that starts at this frame.
-    #[inline(always)]
-    pub(crate) fn link_mut(&mut self, pfn: u32) -> &mut [u32; 2] {
-        &mut self.links[(pfn >> SHIFT) as usize]
-    }
-
-    /// The word that says whether a block starts at this frame.
-    #[inline(always)]
-    fn state(&self, pfn: u32) -> u16 {
-        self.state[(pfn >> SHIFT) as usize]
-    }
-
-    #[inline(always)]
-    fn set_state(&mut self, pfn: u32, state: u16) {
-        self.state[(pfn >> SHIFT) as usize] = state;
-    }
-
-    /// Marks the first frame of a free block.
-    #[inline(always)]
-    pub(crate) fn set_free(&mut self, pfn: u32, order: Order) {
-        self.set_state(pfn, free_word(order));
-    }
-
-    /// Marks a frame as no block's first.
-    #[inline(always)]
-    pub(crate) fn clear(&mut self, pfn: u32) {
-        self.set_state(pfn, 0);
-    }
-
-    #[inline(always)]
-    fn is_free(&self, pfn: u32, order: Order) -> bool {
-        self.state
-            .get((pfn >> SHIFT) as usize)
-            .is_some_and(|&state| state == free_word(order))
-    }
 }
 
 /// The page-frame array and the pageblocks.
@@ -229,35 +127,45 @@ impl MemMap {
         order.get() >= PAGEBLOCK_ORDER && self.hi_store
     }
 
-    #[inline(always)]
-    fn set_state(&mut self, pfn: Pfn, order: Order, state: u16) {
-        if self.is_hi(order) {
-            self.hi.set_state(pfn.0, state);
-        } else {
-            self.lo.set_state(pfn.0, state);
-        }
-    }
-
-    #[inline(always)]
-    fn state(&self, pfn: Pfn, order: Order) -> u16 {
-        if self.is_hi(order) {
-            self.hi.state(pfn.0)
-        } else {
-            self.lo.state(pfn.0)
-        }
-    }
-
     /// Marks the first frame of a block. The block that was there must have been removed.
     #[inline]
     pub(crate) fn set_head(&mut self, pfn: Pfn, order: Order, class: PageClass) {
-        self.set_state(pfn, order, word(class, order));
+        self.mark(pfn, order, state_of(class, order));
+    }
+
+    /// Marks the first frame of an allocated block: of a folio if it is `compound` and larger than a
+    /// frame.
+    #[inline(always)]
+    pub(crate) fn set_allocated(
+        &mut self,
+        pfn: Pfn,
+        order: Order,
+        class: PageClass,
+        compound: bool,
+    ) {
+        debug_assert_ne!(class, PageClass::Free, "free blocks are on lists");
+        if order == Order::ZERO {
+            self.lo.set_state(pfn.0, SINGLE | class as u8);
+        } else {
+            let folio = if compound { COMPOUND } else { 0 };
+            self.mark(pfn, order, LARGE | folio | class as u8);
+        }
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, pfn: Pfn, order: Order, state: u8) {
+        if self.is_hi(order) {
+            self.hi.set_head(pfn.0, order, state);
+        } else {
+            self.lo.set_head(pfn.0, order, state);
+        }
     }
 
     /// Marks the first frames of `nr` adjacent blocks.
     pub(crate) fn set_heads(&mut self, start: Pfn, order: Order, nr: u32, class: PageClass) {
         if order == Order::ZERO {
             let first = start.0 as usize;
-            self.lo.state[first..first + nr as usize].fill(word(class, order));
+            self.lo.state[first..first + nr as usize].fill(state_of(class, order));
             return;
         }
         for i in 0..nr {
@@ -268,21 +176,28 @@ impl MemMap {
     /// Marks the first frame of a compound block: a folio.
     #[inline]
     pub(crate) fn set_compound(&mut self, pfn: Pfn, order: Order, class: PageClass) {
-        self.set_state(pfn, order, word(class, order) | COMPOUND);
+        debug_assert!(order > Order::ZERO, "a folio has more frames than one");
+        self.mark(pfn, order, LARGE | COMPOUND | class as u8);
     }
 
     /// Forgets the block of `order` that starts at `pfn`.
     #[inline]
     pub(crate) fn clear_head(&mut self, pfn: Pfn, order: Order) {
-        self.set_state(pfn, order, 0);
+        if self.is_hi(order) {
+            self.hi.clear(pfn.0);
+        } else {
+            self.lo.clear(pfn.0);
+        }
     }
 
     /// Tells whether an allocated block of exactly this order starts here, one that may be freed.
     #[inline]
     pub(crate) fn is_allocated_head(&self, pfn: Pfn, order: Order) -> bool {
-        let state = self.state(pfn, order);
-        let class = (state >> CLASS_SHIFT) & CLASS_MASK;
-        state & (HEAD | ORDER_MASK) == HEAD | u16::from(order.get()) && ALLOCATED >> class & 1 == 1
+        if self.is_hi(order) {
+            self.hi.is_allocated(pfn.0, order)
+        } else {
+            self.lo.is_allocated(pfn.0, order)
+        }
     }
 
     /// Tells whether a free block of exactly this order starts here: `PageBuddy` and `buddy_order`.
@@ -298,17 +213,21 @@ impl MemMap {
     /// The block that starts at this frame, if one does.
     #[inline]
     pub fn head_at(&self, pfn: Pfn) -> Option<BlockHead> {
-        let state = *self.lo.state.get(pfn.0 as usize)?;
-        if state != 0 {
-            return Some(decode(pfn, state));
+        if self.lo.state.get(pfn.0 as usize)? != &0 {
+            return self.lo.head_at(pfn.0);
         }
-        let aligned = pfn.0 & (PAGEBLOCK_NR_PAGES - 1) == 0;
-        let hi = if aligned {
-            self.hi.state[pfn.pageblock()]
+        if pfn.0 & (PAGEBLOCK_NR_PAGES - 1) == 0 {
+            self.hi.head_at(pfn.0)
         } else {
-            0
-        };
-        (hi != 0).then(|| decode(pfn, hi))
+            None
+        }
+    }
+
+    /// Reads what freeing these frames will need, all at once, so that they are waited for together.
+    /// Frames outside the array are passed over.
+    pub(crate) fn look_at(&self, pfns: impl Iterator<Item = u32>) {
+        let seen = pfns.filter_map(|pfn| self.lo.peek(pfn));
+        std::hint::black_box(seen.fold(0, |all, word| all ^ word));
     }
 
     /// Every block, ascending.
@@ -345,11 +264,9 @@ impl MemMap {
     /// What the frame is used for.
     #[inline]
     pub fn class(&self, pfn: Pfn) -> PageClass {
-        let state = self.lo.state[pfn.0 as usize];
-        if state != 0 {
-            decode(pfn, state).class
-        } else {
-            self.block_of(pfn).class
+        match self.lo.state(pfn.0) {
+            0 => self.block_of(pfn).class,
+            state => decode(pfn, state, 0).class,
         }
     }
 
@@ -359,15 +276,15 @@ impl MemMap {
     /// When no block starts at `pfn`.
     #[inline]
     pub fn set_class(&mut self, pfn: Pfn, class: PageClass) {
-        let keep = !(CLASS_MASK << CLASS_SHIFT);
         let state = &mut self.lo.state[pfn.0 as usize];
         let state = if *state == 0 {
             &mut self.hi.state[pfn.pageblock()]
         } else {
             state
         };
-        assert!(*state & HEAD != 0, "no block starts at frame {}", pfn.0);
-        *state = (*state & keep) | ((class as u16) << CLASS_SHIFT);
+        let allocated = *state != 0 && *state & FREE == 0;
+        assert!(allocated, "no allocated block starts at frame {}", pfn.0);
+        *state = (*state & KIND_MASK) | class as u8;
     }
 
     /// Order of the folio or block whose head is `pfn`: `folio_order()`.
@@ -408,7 +325,7 @@ impl MemMap {
         self.clear_head(head, block.order);
         let start = head.0 as usize;
         let nr = block.order.nr_pages() as usize;
-        self.lo.state[start..start + nr].fill(word(block.class, Order::ZERO));
+        self.lo.state[start..start + nr].fill(state_of(block.class, Order::ZERO));
     }
 
     /// Marks `nr` frames from `start` as blocks of `class`, as large as alignment allows.

@@ -1,8 +1,8 @@
 //! Allocation over zones: `__alloc_pages()`, `get_page_from_freelist()`, `rmqueue()`,
 //! mm/page_alloc.c v6.12. What happens when that fails is in `slowpath`.
 //!
-//! A single frame from a zone with plenty has a path of its own, forced inline: the same steps with
-//! order 0 as a constant and without the tests that cannot fail. That more than halves its time.
+//! A block from a zone with plenty has a path of its own, forced inline, once with order 0 as a
+//! constant: the same steps without the tests that cannot fail. That more than halves its time.
 #![allow(clippy::inline_always)]
 
 use crate::clock::Clocks;
@@ -66,21 +66,57 @@ impl Memory {
         node: Option<NodeId>,
         class: PageClass,
     ) -> Result<Pfn, AllocError> {
-        let ac = self.prepare_alloc(cpu, gfp, order, node, class)?;
-        if order == Order::ZERO {
-            let (zone, mut with) = self.parts(ac.preferred);
-            let plain = zone.is_plainly_above(ac.highest);
-            if plain && let Some(pfn) = zone.rmqueue_plain(&mut with, &ac) {
-                zone.numa.hit += 1;
-                return Ok(pfn);
-            }
+        let plain = if order == Order::ZERO {
+            // The same with a constant, of which the compiler makes much.
+            self.alloc_plain(cpu, gfp, Order::ZERO, node, class)
+        } else {
+            self.alloc_plain(cpu, gfp, order, node, class)
+        };
+        match plain {
+            Some(pfn) => Ok(pfn),
+            None => self.alloc(cpu, gfp, order, node, class),
         }
-        self.alloc(ac)
+    }
+
+    /// A block off the list that the request prefers, where nothing is to be decided: see
+    /// [`Zone::is_plainly_above`]. None where something is.
+    #[inline(always)]
+    fn alloc_plain(
+        &mut self,
+        cpu: Cpu,
+        gfp: Gfp,
+        order: Order,
+        node: Option<NodeId>,
+        class: PageClass,
+    ) -> Option<Pfn> {
+        let local = self.node_of(cpu)?;
+        let highest = gfp.highest_zone();
+        let zonelist = Zonelists::which(node.unwrap_or(local), gfp.has(Gfp::THISNODE), highest);
+        let preferred = self.zonelists.first(zonelist)?;
+        let migratetype = self.migratetype_of(gfp);
+        let (zone, mut with) = self.parts(preferred);
+        if !zone.is_plainly_above(highest, order) {
+            return None;
+        }
+        let pfn = zone.rmqueue_plain(&mut with, cpu, order, migratetype)?;
+        with.map
+            .set_allocated(pfn, order, class, gfp.has(Gfp::COMP));
+        zone.count_alloc(&mut with, cpu, local, gfp, order);
+        zone.numa.hit += 1;
+        Some(pfn)
     }
 
     /// `__alloc_pages()`.
     #[inline(never)]
-    fn alloc(&mut self, ac: AllocContext) -> Result<Pfn, AllocError> {
+    fn alloc(
+        &mut self,
+        cpu: Cpu,
+        gfp: Gfp,
+        order: Order,
+        node: Option<NodeId>,
+        class: PageClass,
+    ) -> Result<Pfn, AllocError> {
+        let ac = self.prepare_alloc(cpu, gfp, order, node, class)?;
         let (zone, mut with) = self.parts(ac.preferred);
         let flags = zone.fast_flags(&ac);
         if zone.passes(&ac, flags)
@@ -114,26 +150,6 @@ impl Memory {
         (zone, parts)
     }
 
-    /// Allocates `nr` single frames as so many page faults would, handing each to `take`.
-    ///
-    /// # Errors
-    /// Why the next frame could not be had; `take` has had those before it.
-    pub fn alloc_bulk(
-        &mut self,
-        cpu: Cpu,
-        gfp: Gfp,
-        node: Option<NodeId>,
-        class: PageClass,
-        nr: u32,
-        mut take: impl FnMut(&mut MemMap, Pfn),
-    ) -> Result<(), AllocError> {
-        for _ in 0..nr {
-            let pfn = self.alloc_class(cpu, gfp, Order::ZERO, node, class)?;
-            take(&mut self.map, pfn);
-        }
-        Ok(())
-    }
-
     /// `prepare_alloc_pages()`.
     #[inline(always)]
     fn prepare_alloc(
@@ -156,11 +172,6 @@ impl Memory {
                 AllocError::NoSuchNode(node.0)
             });
         };
-        let migratetype = if self.tuning.mobility_disabled {
-            MigrateType::Unmovable
-        } else {
-            gfp.migratetype()
-        };
         Ok(AllocContext {
             cpu,
             local,
@@ -169,9 +180,19 @@ impl Memory {
             zonelist,
             preferred,
             highest,
-            migratetype,
+            migratetype: self.migratetype_of(gfp),
             class,
         })
+    }
+
+    /// `gfp_migratetype()`: the lists that a request uses.
+    #[inline(always)]
+    pub(crate) fn migratetype_of(&self, gfp: Gfp) -> MigrateType {
+        if self.tuning.mobility_disabled {
+            MigrateType::Unmovable
+        } else {
+            gfp.migratetype()
+        }
     }
 
     /// `get_page_from_freelist()`.
@@ -283,23 +304,26 @@ impl Zone {
             self.boosted_watermark = false;
         }
         let pfn = pfn?;
-        if ac.order > Order::ZERO && ac.gfp.has(Gfp::COMP) {
-            with.map.set_compound(pfn, ac.order, ac.class);
-        } else {
-            with.map.set_head(pfn, ac.order, ac.class);
-        }
-        self.count_alloc(with, ac);
+        with.map
+            .set_allocated(pfn, ac.order, ac.class, ac.gfp.has(Gfp::COMP));
+        self.count_alloc(with, ac.cpu, ac.local, ac.gfp, ac.order);
         if flags.has(AllocFlags::HIGHATOMIC) {
             self.reserve_highatomic(with.map, pfn, ac.order);
         }
         Some(pfn)
     }
 
-    /// Whether a single frame may be taken from any list without a look at flags: all marks are
-    /// held even if nothing of the reserves counted as free, no pageblock is of a special type that
-    /// comes first, and kswapd is not to be woken.
+    /// Whether a block may be taken from the request's own list, if that has one, without a look at
+    /// flags: all marks are held even if nothing of the reserves counted as free, no pageblock is of
+    /// a special type that comes first, and kswapd is not to be woken.
     #[inline(always)]
-    fn is_plainly_above(&self, highest: ZoneKind) -> bool {
+    fn is_plainly_above(&self, highest: ZoneKind, order: Order) -> bool {
+        self.plain_pages(highest) > u64::from(order.nr_pages() - 1)
+    }
+
+    /// How many single frames may be taken so, one after the other.
+    #[inline(always)]
+    pub(crate) fn plain_pages(&self, highest: ZoneKind) -> u64 {
         let mark = if self.below_high {
             self.watermark.low
         } else {
@@ -309,44 +333,60 @@ impl Zone {
             + self.watermark_boost
             + self.lowmem_reserve[highest.index()]
             + self.nr_free_highatomic;
-        self.nr_free_pages > needed && self.nr_free_cma == 0 && !self.boosted_watermark
+        if self.nr_free_cma > 0 || self.boosted_watermark {
+            return 0;
+        }
+        self.nr_free_pages.saturating_sub(needed)
     }
 
-    /// What [`Self::rmqueue_any`] does for a single frame when the request's own list has one and
-    /// [`Self::is_plainly_above`]; else nothing.
+    /// Takes a block off the request's own list, if there is one.
     #[inline(always)]
-    fn rmqueue_plain(&mut self, with: &mut Parts<'_>, ac: &AllocContext) -> Option<Pfn> {
-        let pfn = if self.pcps.is_empty() {
-            let pfn = self.rmqueue_smallest(with.map, Order::ZERO, ac.migratetype)?;
-            self.work_locked(with.clock, ac.cpu, u64::from(with.clock.costs.alloc_ns), 1);
-            pfn
-        } else {
-            self.pop_pcp(with, ac)?
-        };
-        with.map.set_head(pfn, Order::ZERO, ac.class);
-        self.count_alloc(
-            with,
-            &AllocContext {
-                order: Order::ZERO,
-                ..*ac
-            },
-        );
+    fn rmqueue_plain(
+        &mut self,
+        with: &mut Parts<'_>,
+        cpu: Cpu,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> Option<Pfn> {
+        if !self.pcps.is_empty() && pcp_allowed_order(order) {
+            return self.pop_pcp(with, cpu, order, migratetype);
+        }
+        let pfn = self.rmqueue_smallest(with.map, order, migratetype)?;
+        self.work_locked(with.clock, cpu, u64::from(with.clock.costs.alloc_ns), 1);
         Some(pfn)
     }
 
     /// The clock and the counters of an allocation.
     #[inline(always)]
-    fn count_alloc(&mut self, with: &mut Parts<'_>, ac: &AllocContext) {
-        if ac.gfp.has(Gfp::ZERO) {
-            let ns = u64::from(with.clock.costs.zero_ns) << ac.order.get();
-            with.clock.charge(ac.cpu, ns);
+    fn count_alloc(
+        &mut self,
+        with: &mut Parts<'_>,
+        cpu: Cpu,
+        local: NodeId,
+        gfp: Gfp,
+        order: Order,
+    ) {
+        if gfp.has(Gfp::ZERO) {
+            let ns = u64::from(with.clock.costs.zero_ns) << order.get();
+            with.clock.charge(cpu, ns);
         }
-        with.vmstat
-            .count(pgalloc(self.kind), u64::from(ac.order.nr_pages()));
-        if self.node == ac.local {
-            self.numa.local += 1;
+        self.count_pages(with, local, u64::from(order.nr_pages()), 1);
+    }
+
+    /// Counts `nr_pages` in `nr` allocations.
+    #[inline(always)]
+    pub(crate) fn count_pages(
+        &mut self,
+        with: &mut Parts<'_>,
+        local: NodeId,
+        nr_pages: u64,
+        nr: u64,
+    ) {
+        with.vmstat.count(pgalloc(self.kind), nr_pages);
+        if self.node == local {
+            self.numa.local += nr;
         } else {
-            self.numa.other += 1;
+            self.numa.other += nr;
         }
     }
 

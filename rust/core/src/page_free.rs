@@ -27,6 +27,21 @@ impl Memory {
         }
     }
 
+    /// Frees single frames one after the other, in this order. Quicker than so many calls where they
+    /// lie apart, as what is needed of the next ones is fetched meanwhile.
+    ///
+    /// # Panics
+    /// When one is no allocated block of order 0: an invariant is broken.
+    pub fn free_batch(&mut self, cpu: Cpu, pfns: &[u32]) {
+        const AHEAD: usize = 32;
+        for some in pfns.chunks(AHEAD) {
+            self.map.look_at(some.iter().copied());
+            for &pfn in some {
+                self.free_allocated(cpu, Pfn(pfn), Order::ZERO);
+            }
+        }
+    }
+
     #[inline(always)]
     fn free_allocated(&mut self, cpu: Cpu, pfn: Pfn, order: Order) {
         if !self.map.is_allocated_head(pfn, order) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::fallback::{Parts, RmqueueMode};
 use crate::mem_map::{MemMap, PageClass};
 use crate::page_alloc::AllocContext;
-use crate::units::{MigrateType, Order, PAGEBLOCK_ORDER, Pfn, ZoneKind};
+use crate::units::{Cpu, MigrateType, Order, PAGEBLOCK_ORDER, Pfn, ZoneKind};
 use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, Wmark};
 use crate::zone::Zone;
@@ -22,6 +22,8 @@ const MIGRATE_PCPTYPES: usize = 3;
 pub const PAGE_ALLOC_COSTLY_ORDER: u8 = 3;
 /// `CONFIG_PCP_BATCH_SCALE_MAX`.
 const BATCH_SCALE_MAX: u8 = 5;
+/// Frames that a drain looks at before it frees the first: about a batch.
+const LOOK_AHEAD: usize = 64;
 /// `MIN_PERCPU_PAGELIST_HIGH_FRACTION`.
 const MIN_HIGH_FRACTION: u64 = 8;
 
@@ -122,6 +124,21 @@ impl Pcp {
             .iter()
             .enumerate()
             .map(|(pindex, list)| (pindex_to_order(pindex), list))
+    }
+
+    /// The list of blocks of this order and type.
+    pub(crate) fn list_mut(
+        &mut self,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> &mut VecDeque<u32> {
+        &mut self.lists[order_to_pindex(migratetype, order)]
+    }
+
+    /// Counts single frames that were taken off a list: the same as after each.
+    pub(crate) fn took(&mut self, nr: u32) {
+        self.count -= nr;
+        self.free_count = self.free_count.checked_shr(nr).unwrap_or(0);
     }
 
     /// How many blocks a refill takes: `nr_pcp_alloc()`.
@@ -238,16 +255,22 @@ impl Zone {
         self.refill(with.reborrow(), *ac, flags, pindex)
     }
 
-    /// The same for a single frame, when the list has one; else nothing.
+    /// The same when the list has a block; else nothing.
     #[inline(always)]
-    pub(crate) fn pop_pcp(&mut self, with: &mut Parts<'_>, ac: &AllocContext) -> Option<Pfn> {
-        let pcp = &mut self.pcps[usize::from(ac.cpu.0)];
-        let pfn = pcp.lists[order_to_pindex(ac.migratetype, Order::ZERO)].pop_front()?;
+    pub(crate) fn pop_pcp(
+        &mut self,
+        with: &mut Parts<'_>,
+        cpu: Cpu,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> Option<Pfn> {
+        let pcp = &mut self.pcps[usize::from(cpu.0)];
+        let pfn = pcp.lists[order_to_pindex(migratetype, order)].pop_front()?;
         pcp.free_count >>= 1;
-        pcp.count -= 1;
+        pcp.count -= order.nr_pages();
         let costs = &with.clock.costs;
         with.clock
-            .charge(ac.cpu, u64::from(costs.alloc_ns) + u64::from(costs.pcp_ns));
+            .charge(cpu, u64::from(costs.alloc_ns) + u64::from(costs.pcp_ns));
         Some(Pfn(pfn))
     }
 
@@ -289,9 +312,11 @@ impl Zone {
             // The shortcut steps aside where CMA, claim or steal would decide.
             let plain = mode == RmqueueMode::Normal && self.nr_free_cma == 0;
             if plain && with.tuning.run_refill {
-                let nr = self.take_run(with.map, order, migratetype, count - taken, list);
-                taken += nr;
-                if nr > 0 {
+                let run = self.take_run(with.map, order, migratetype, count - taken);
+                if let Some((start, nr)) = run {
+                    with.map.set_heads(start, order, nr, PageClass::Pcp);
+                    list.extend((0..nr).map(|i| start.0 + (i << order.get())));
+                    taken += nr;
                     continue;
                 }
             }
@@ -306,31 +331,24 @@ impl Zone {
     }
 
     /// Takes up to `count` blocks from the smallest sufficient block at once: the same blocks, and
-    /// the same rest on the lists, as so many calls of `__rmqueue_smallest()`.
+    /// the same rest on the lists, as so many calls of `__rmqueue_smallest()`. Their heads are to be
+    /// marked by the caller.
     ///
     /// The lists between `order` and the block's order are empty, so each later call would take
     /// what the one before put back, in ascending order.
-    fn take_run(
+    pub(crate) fn take_run(
         &mut self,
         map: &mut MemMap,
         order: Order,
         migratetype: MigrateType,
         count: u32,
-        list: &mut VecDeque<u32>,
-    ) -> u32 {
-        let Some(found) = self.free_area.smallest(order, migratetype) else {
-            return 0;
-        };
-        let start = self
-            .free_area
-            .pop(map, found, migratetype)
-            .expect("its list is not empty");
+    ) -> Option<(Pfn, u32)> {
+        let found = self.free_area.smallest(order, migratetype)?;
+        let start = self.free_area.pop(map, found, migratetype)?;
         let nr = count.min(found.nr_pages() >> order.get());
         self.put_back_rest(map, start, (order, found), nr << order.get(), migratetype);
         self.account_removed(u64::from(nr) << order.get(), migratetype);
-        map.set_heads(start, order, nr, PageClass::Pcp);
-        list.extend((0..nr).map(|i| start.0 + (i << order.get())));
-        nr
+        Some((start, nr))
     }
 
     /// Puts what is left of a block after its first `used` frames on the lists, as the repeated
@@ -418,6 +436,8 @@ impl Zone {
         pindex: usize,
     ) -> u32 {
         let mut left = i64::from(count.min(self.pcps[cpu].count));
+        let ahead = self.pcps[cpu].lists[pindex].iter().rev();
+        map.look_at(ahead.take(LOOK_AHEAD.min(count as usize)).copied());
         let mut pindex = pindex;
         let mut blocks = 0;
         while left > 0 {
