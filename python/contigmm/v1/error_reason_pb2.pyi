@@ -62,6 +62,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: an operation was left half done; the machine answers no more."""
     ERROR_REASON_UNREADABLE_MESSAGE: _ErrorReason.ValueType  # 19
     """INVALID_ARGUMENT: the request's bytes are no message."""
+    ERROR_REASON_NOT_DURABLE: _ErrorReason.ValueType  # 20
+    """UNAVAILABLE: the disk is full, read-only, slow or failed: nothing that is asked now would last."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo in a failed call's status details (domain "contigmm"), without
@@ -108,4 +110,6 @@ ERROR_REASON_MACHINE_STOPPED: ErrorReason.ValueType  # 18
 """INTERNAL: an operation was left half done; the machine answers no more."""
 ERROR_REASON_UNREADABLE_MESSAGE: ErrorReason.ValueType  # 19
 """INVALID_ARGUMENT: the request's bytes are no message."""
+ERROR_REASON_NOT_DURABLE: ErrorReason.ValueType  # 20
+"""UNAVAILABLE: the disk is full, read-only, slow or failed: nothing that is asked now would last."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -10,6 +10,7 @@ from contigmm.v1 import batch_pb2 as pb
 from contigmm.v1 import batch_pb2_grpc
 from contigmm_server import codec, columns, lifetimes
 from contigmm_server.commands import SHORT_US, Soon
+from contigmm_server.durable import kinds
 from contigmm_server.failures import ErrorReason, invalid
 from contigmm_server.hosted import Command, HostedMachine
 from contigmm_server.lifetimes import Lifetime, Stream
@@ -68,8 +69,10 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         try:
             session = hosted.sessions.attach(first.open.session, stream, first.open.received)
             try:
-                yield _opened(hosted, session)
-                talk = _Talk(hosted, session, stream, self._registry.limits.session_kept_operations)
+                opened = _opened(hosted, session)
+                await hosted.lasting()
+                yield opened
+                talk = Talk(hosted, session, stream, self._registry.limits.session_kept_operations)
                 while True:
                     with self._registry.idle_stream():
                         request = await anext(request_iterator, None)
@@ -93,7 +96,7 @@ def _opened(hosted: HostedMachine, session: Session) -> pb.OperateResponse:
     )
 
 
-class _Talk:
+class Talk:
     """One stream's part of a session."""
 
     def __init__(
@@ -130,24 +133,39 @@ class _Talk:
             raise invalid(
                 ErrorReason.ERROR_REASON_INVALID_FIELD, "neither a batch nor columns in a message"
             )
-        return await self._once(first, asked, run, response)
+        return await self._once(request, first, asked, run, response)
 
     async def _once(
-        self, first: int, asked: "_Asked", run: Callable[[], None], response: pb.OperateResponse
+        self,
+        request: pb.OperateRequest,
+        first: int,
+        asked: "_Asked",
+        run: Callable[[], None],
+        response: pb.OperateResponse,
     ) -> pb.OperateResponse:
         count = asked.count
-        session = self._session
+        session, hosted = self._session, self._hosted
 
         def work() -> pb.OperateResponse:
             session.check_stream(self._stream)
             known = session.recall(first, count)
             if known is not None:
                 return known
-            run()
+            if hosted.journal is None:
+                run()
+            else:
+                body = kinds.operate(session.id, request)
+                hosted.write_down(kinds.OPERATE, body, ran)
             session.keep(count, response, self._kept_operations)
             return response
 
-        return await self._hosted.queue.run_in_turn(work, cost_us=asked.cost_us)
+        def ran() -> pb.OperateResponse:
+            run()
+            return response
+
+        answer = await hosted.queue.run_in_turn(work, cost_us=asked.cost_us)
+        await hosted.lasting()
+        return answer
 
 
 class _Asked:

@@ -15,6 +15,8 @@ from contigmm.sim.operation import Answer, Call, ExitCause, Operation
 from contigmm.sim.table import Entry
 from contigmm_server import codec
 from contigmm_server.commands import CommandQueue, Soon
+from contigmm_server.durable import kinds
+from contigmm_server.durable.journal import Journal
 from contigmm_server.failures import ErrorReason, ServiceError, not_found
 from contigmm_server.lifetimes import Lifetime, Lifetimes
 from contigmm_server.limits import Limits
@@ -54,7 +56,9 @@ class HostedMachine:
         self.queue = CommandQueue(executor, limit=limits.queue, settle=self._settle)
         self.lifetimes = Lifetimes(self._order_exits)
         self.sessions = Sessions(limits)
-        self._replies = Replies(limits)
+        self.replies = Replies(limits)
+        self.journal: Journal | None = None
+        """Absent: the machine is in memory only."""
         self._done: list[tuple[Command, list[Answer]]] = []
         self._ordered: set[asyncio.Task[None]] = set()
 
@@ -88,18 +92,68 @@ class HostedMachine:
         Raises:
             ServiceError: RESOURCE_EXHAUSTED, INVALID_ARGUMENT, or what ``work`` raises.
         """
-        if not request.request_id:
-            return self.queue.answer(work, cost_us=cost_us)
 
         def once() -> R:
-            known = self._replies.recall(request, kind)
-            if known is not None:
-                return known
-            response = work()
-            self._replies.keep(request, response)
+            if request.request_id:
+                known = self.replies.recall(request, kind)
+                if known is not None:
+                    return known
+            if self.journal is None:
+                response = work()
+            else:
+                number = kinds.NUMBERS[type(request)]
+                response = self.write_down(number, request.SerializeToString(), work)
+            if request.request_id:
+                self.replies.keep(request, response)
             return response
 
-        return self.queue.answer(once, cost_us=cost_us)
+        if self.journal is None:
+            return self.queue.answer(once, cost_us=cost_us)
+        return self._answer_lasting(once, cost_us)
+
+    async def _answer_lasting(self, once: Callable[[], R], cost_us: float) -> R:
+        """Give an answer, or a refusal, once all that it rests on lasts."""
+        try:
+            soon = self.queue.answer(once, cost_us=cost_us)
+            response = soon if isinstance(soon, Message) else await soon
+        except ServiceError:
+            await self.lasting()
+            raise
+        await self.lasting()
+        return response
+
+    def write_down(self, kind: int, body: bytes, work: Callable[[], R]) -> R:
+        """Append a command to the journal if there is one, then carry it out by ``work``.
+
+        Raises:
+            ServiceError: UNAVAILABLE, it cannot be made to last; or what ``work`` raises.
+        """
+        journal = self.journal
+        if journal is None:
+            return work()
+        journal.append(kind, body, seq=self.machine.seq)
+        response = work()
+        journal.answered(response.SerializeToString(deterministic=True))
+        return response
+
+    async def lasting(self) -> None:
+        """Wait until everything that was carried out so far lasts.
+
+        Raises:
+            ServiceError: UNAVAILABLE, it may not.
+        """
+        if self.journal is not None:
+            await self.journal.lasting()
+
+    async def look(self, view: Callable[[], T], *, cost_us: float) -> T:
+        """Give what ``view`` shows in a turn of the machine, once what it shows lasts.
+
+        Raises:
+            ServiceError: As ``CommandQueue.run``, or UNAVAILABLE: it may not last.
+        """
+        seen = await self.queue.run(view, cost_us=cost_us)
+        await self.lasting()
+        return seen
 
     # ---- what follows from commands ----
 
@@ -112,15 +166,26 @@ class HostedMachine:
 
     def _order_exits(self, processes: Sequence[int], cause: ExitCause) -> None:
         """Put the ends of processes into the machine's order."""
-        operations = [Operation(Call.EXIT, process, (0, cause)) for process in processes]
-        task = asyncio.get_running_loop().create_task(self._run_exits(operations))
+        task = asyncio.get_running_loop().create_task(self._run_exits(processes, cause))
         self._ordered.add(task)
         task.add_done_callback(self._ordered.discard)
 
-    async def _run_exits(self, operations: list[Operation]) -> None:
-        for first in range(0, len(operations), _EXITS_AT_ONCE):
-            command = Command(operations[first : first + _EXITS_AT_ONCE])
-            await self.queue.run_ordered(partial(self.execute, command), cost_us=command.cost_us)
+    async def _run_exits(self, processes: Sequence[int], cause: ExitCause) -> None:
+        for first in range(0, len(processes), _EXITS_AT_ONCE):
+            some = list(processes[first : first + _EXITS_AT_ONCE])
+            command = Command([Operation(Call.EXIT, process, (0, cause)) for process in some])
+            try:
+                await self.queue.run_ordered(
+                    partial(self._exit, command, some, cause), cost_us=command.cost_us
+                )
+            except ServiceError as error:
+                log.error("%s: processes %s go on: %s", self.name, some, error)
+
+    def _exit(self, command: Command, processes: list[int], cause: ExitCause) -> None:
+        if self.journal is not None:
+            body = kinds.exits(cause, processes)
+            self.journal.append(kinds.EXITS, body, seq=self.machine.seq)
+        self.execute(command)
 
     async def settled(self) -> None:
         """Wait until the exits that the service has ordered so far are carried out."""

@@ -5,7 +5,7 @@ for; what it does depends on its place in that order only.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +37,12 @@ Lifetime = Stream | Lease | None
 @dataclass(slots=True)
 class _Running:
     lease: Lease
-    timer: asyncio.TimerHandle
+    timer: asyncio.TimerHandle | None
+
+    def cancel(self) -> None:
+        """Let it not run out."""
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 def decode(lifetime: pb.Lifetime, stream: Stream | None) -> Lifetime:
@@ -75,6 +80,27 @@ class Lifetimes:
         self._streams: dict[Stream, dict[int, None]] = {}  # insertion order: oldest exits first
         self._stream_of: dict[int, Stream] = {}
         self._last_stream = 0
+        self._held = False
+
+    def hold(self) -> None:
+        """Let no lease run until :meth:`resume`: what happened is being repeated."""
+        self._held = True
+
+    def resume(self) -> None:
+        """Let all leases run from now."""
+        self._held = False
+        for process, running in tuple(self._leases.items()):
+            self._start(process, running.lease)
+
+    def all(self) -> Iterator[tuple[int, Stream | Lease]]:
+        """Every process that the service would end, and when."""
+        for process, running in self._leases.items():
+            yield process, running.lease
+        yield from self._stream_of.items()
+
+    def adopt(self, process: int, lifetime: Lifetime) -> None:
+        """Give a process that lives already its lifetime back."""
+        self._born(process, lifetime)
 
     def open_stream(self) -> Stream:
         """A stream begins."""
@@ -135,9 +161,11 @@ class Lifetimes:
     def _start(self, process: int, lease: Lease) -> None:
         running = self._leases.pop(process, None)
         if running is not None:
-            running.timer.cancel()
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(lease.seconds, self._expire, process)
+            running.cancel()
+        timer = None
+        if not self._held:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(lease.seconds, self._expire, process)
         self._leases[process] = _Running(lease, timer)
 
     def _expire(self, process: int) -> None:
@@ -147,7 +175,7 @@ class Lifetimes:
     def _gone(self, process: int) -> None:
         running = self._leases.pop(process, None)
         if running is not None:
-            running.timer.cancel()
+            running.cancel()
         stream = self._stream_of.pop(process, None)
         if stream is not None:
             del self._streams[stream][process]
@@ -155,5 +183,5 @@ class Lifetimes:
     def stop(self) -> None:
         """Let no lease run out any more: the machine is going away."""
         for running in self._leases.values():
-            running.timer.cancel()
+            running.cancel()
         self._leases.clear()

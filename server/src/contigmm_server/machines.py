@@ -155,7 +155,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
     ) -> pb.GetMachineResponse:
         """One machine."""
         hosted = self._registry.machine(request.machine)
-        return await hosted.queue.run(
+        return await hosted.look(
             lambda: pb.GetMachineResponse(machine=shown(hosted)), cost_us=_VIEW_US
         )
 
@@ -168,9 +168,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
         after = paging.cursor(request.page_token, moment, "machines")
         listed = [hosted for hosted in self._registry.machines() if hosted.machine_id > after]
         page = listed[:size]
-        machines = [
-            await hosted.queue.run(partial(shown, hosted), cost_us=_VIEW_US) for hosted in page
-        ]
+        machines = [await hosted.look(partial(shown, hosted), cost_us=_VIEW_US) for hosted in page]
         more = len(listed) > size
         return pb.ListMachinesResponse(
             machines=machines,
@@ -204,14 +202,14 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
                 machine_seq=hosted.machine.seq,
             )
 
-        return await hosted.queue.run(work, cost_us=_LONG_US)
+        return await hosted.look(work, cost_us=_LONG_US)
 
     async def SnapshotMachine(
         self, request: pb.SnapshotMachineRequest, context: object
     ) -> AsyncIterator[pb.SnapshotMachineResponse]:
         """The whole state of one moment."""
         hosted = self._registry.machine(request.machine)
-        seq, snapshot = await hosted.queue.run(
+        seq, snapshot = await hosted.look(
             lambda: (hosted.machine.seq, hosted.machine.snapshot()), cost_us=_LONG_US
         )
         for first in range(0, len(snapshot), CHUNK_BYTES):
@@ -227,7 +225,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
         """A machine goes, and its processes with it."""
 
         async def make() -> pb.DeleteMachineResponse:
-            hosted = self._registry.remove(request.machine)
+            hosted = await self._registry.remove(request.machine)
             return pb.DeleteMachineResponse(machine_seq=hosted.machine.seq)
 
         return await self._answer_once(request, pb.DeleteMachineResponse, make)

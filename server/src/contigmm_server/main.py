@@ -7,11 +7,16 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from contigmm.description import MachineDescription
+from contigmm.errors import ContigmmError
 from contigmm.hosts import describe
 from contigmm.sim.machine import Machine
+from contigmm_server.durable.journal import Durability
+from contigmm_server.durable.keeper import Keeper
+from contigmm_server.durable.store import Store
 from contigmm_server.service import CannotListenError, Service
 
 UNUSABLE: Final = 2
@@ -39,6 +44,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", choices=PROFILES, default="contig")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=CLOCKS, default="per_op")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="keep machines in DIR; without it they are in memory only and end with the server",
+    )
+    parser.add_argument(
+        "--durability",
+        choices=[mode.value for mode in Durability],
+        help="when a command is acknowledged: once it lasts, each synced alone (full) or together "
+        "with others (group, the default with --data), or at once (none)",
+    )
     parser.add_argument("--verbose", action="store_true", help="log more, to standard error")
     return parser
 
@@ -50,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=logging.INFO if args.verbose else logging.WARNING,
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
     )
+    if args.durability not in (None, "none") and args.data is None:
+        sys.stderr.write("contigmm serve: --durability needs --data DIR\n")
+        return UNUSABLE
     description = None
     if args.machine:
         try:
@@ -59,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return UNUSABLE
     try:
         asyncio.run(_serve(args, description))
-    except CannotListenError as error:
+    except (CannotListenError, ContigmmError, OSError) as error:
         sys.stderr.write(f"contigmm serve: {error}\n")
         return UNUSABLE
     return 0
@@ -71,7 +91,15 @@ async def _serve(args: argparse.Namespace, description: MachineDescription | Non
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, ended.set)
     service = Service()
-    if description is not None:
+    if args.data is not None:
+        keeper = Keeper(
+            Store(args.data),
+            Durability(args.durability or Durability.GROUP),
+            service.registry.executor,
+        )
+        await keeper.recover(service.registry)
+        service.registry.keeper = keeper
+    if description is not None and not service.registry.has(args.name):
         await service.registry.boot(
             args.name,
             lambda: Machine.boot(

@@ -96,7 +96,7 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
                 process=shown(hosted, process, lifetime), machine_seq=hosted.machine.seq
             )
 
-        return await hosted.queue.run(work, cost_us=_VIEW_US)
+        return await hosted.look(work, cost_us=_VIEW_US)
 
     async def ListProcesses(
         self, request: pb.ListProcessesRequest, context: object
@@ -117,7 +117,7 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
                 machine_seq=seq,
             )
 
-        return await hosted.queue.run(work, cost_us=_LISTED_US * size)
+        return await hosted.look(work, cost_us=_LISTED_US * size)
 
     async def RenewLease(
         self, request: pb.RenewLeaseRequest, context: object

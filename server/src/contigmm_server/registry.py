@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -22,12 +22,27 @@ THREADS: Final = 16
 R = TypeVar("R", bound=Message)
 
 
+class Keeping(Protocol):
+    """What a registry asks of who keeps its machines on a disk."""
+
+    async def keep(self, hosted: HostedMachine) -> None:
+        """Keep a new machine, before anybody is told of it."""
+
+    async def remove(self, hosted: HostedMachine) -> None:
+        """Keep a machine no longer."""
+
+    async def close(self, hosted: HostedMachine) -> None:
+        """Write down what there is, for the server ends."""
+
+
 class Registry:
     """All machines that a server runs. Used on the event loop only."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="machine")
+        self.keeper: Keeping | None = None
+        """Keeps machines on a disk; absent: they are in memory only."""
         self.generation = 0
         """Changes whenever a machine comes or goes."""
         self._machines: dict[str, HostedMachine] = {}
@@ -66,6 +81,10 @@ class Registry:
         """All machines, by name."""
         return [self._machines[name] for name in sorted(self._machines)]
 
+    def has(self, machine_id: str) -> bool:
+        """Whether there is a machine of this id."""
+        return f"machines/{machine_id}" in self._machines
+
     def __len__(self) -> int:
         return len(self._machines)
 
@@ -83,9 +102,20 @@ class Registry:
             loop = asyncio.get_running_loop()
             machine = await loop.run_in_executor(self.executor, make)
             hosted = HostedMachine(name, machine, self.limits, self.executor)
-            self._machines[name] = hosted
-            self.generation += 1
+            if self.keeper is not None:
+                await self.keeper.keep(hosted)
+            self._enter(hosted)
         return hosted
+
+    def enter(self, machine_id: str, machine: Machine) -> HostedMachine:
+        """Enter a machine that is kept already."""
+        hosted = HostedMachine(machine_name(machine_id), machine, self.limits, self.executor)
+        self._enter(hosted)
+        return hosted
+
+    def _enter(self, hosted: HostedMachine) -> None:
+        self._machines[hosted.name] = hosted
+        self.generation += 1
 
     @contextmanager
     def _reserved(self, name: str) -> Iterator[None]:
@@ -106,7 +136,7 @@ class Registry:
         finally:
             self._booting.discard(name)
 
-    def remove(self, name: str) -> HostedMachine:
+    async def remove(self, name: str) -> HostedMachine:
         """Take a machine out; who waits for it is still served.
 
         Raises:
@@ -116,6 +146,8 @@ class Registry:
         del self._machines[name]
         self.generation += 1
         hosted.lifetimes.stop()
+        if self.keeper is not None:
+            await self.keeper.remove(hosted)
         return hosted
 
     # ---- request ids of what concerns no one machine ----
@@ -182,4 +214,6 @@ class Registry:
         """Wait until every end that was ordered has come, and the threads have ended their work."""
         for hosted in self.machines():
             await hosted.settled()
+            if self.keeper is not None:
+                await self.keeper.close(hosted)
         self.executor.shutdown(wait=True)

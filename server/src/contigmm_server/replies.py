@@ -1,6 +1,7 @@
 """Request ids: the same id with the same body gives the first answer again."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
@@ -47,6 +48,10 @@ class Replies:
                 f"request_id {request_id!r} was used with another body",
             )
         return response
+
+    def all(self) -> Iterator[tuple[Message, Message]]:
+        """Requests and their answers, the oldest first."""
+        return iter(self._kept.values())
 
     def keep(self, request: Any, response: Message) -> None:
         """Remember the answer, and forget the oldest beyond the bounds."""

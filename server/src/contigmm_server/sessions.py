@@ -100,6 +100,10 @@ class Sessions:
         self._attached: dict[str, Session] = {}
         self._detached: OrderedDict[str, Session] = OrderedDict()
 
+    def all(self) -> list[Session]:
+        """Every session that is remembered, those without a stream first."""
+        return [*self._detached.values(), *self._attached.values()]
+
     def attach(self, session_id: str, stream: Stream, received: int) -> Session:
         """Give a stream the session that it asks for, which may be a new one.
 

@@ -121,7 +121,7 @@ class ViewService(view_pb2_grpc.ViewServiceServicer):
                 zones=pictures.buddyinfo(hosted.machine), machine_seq=hosted.machine.seq
             )
 
-        return await hosted.queue.run(work, cost_us=_SMALL_US)
+        return await hosted.look(work, cost_us=_SMALL_US)
 
     async def GetCounters(
         self, request: pb.GetCountersRequest, context: object
@@ -136,7 +136,7 @@ class ViewService(view_pb2_grpc.ViewServiceServicer):
                 machine_seq=hosted.machine.seq,
             )
 
-        return await hosted.queue.run(work, cost_us=_SMALL_US)
+        return await hosted.look(work, cost_us=_SMALL_US)
 
     async def WatchMachine(
         self, request: pb.WatchMachineRequest, context: object
@@ -166,7 +166,7 @@ class _Watched:
 
     async def state(self) -> pb.WatchMachineResponse:
         """What it is like now."""
-        state = await self._hosted.queue.run(self._look, cost_us=_SMALL_US)
+        state = await self._hosted.look(self._look, cost_us=_SMALL_US)
         state.passed = 0 if self._seen is None else state.machine_seq - self._seen
         self._seen = state.machine_seq
         return state
@@ -195,7 +195,7 @@ def _interval(request: pb.WatchMachineRequest) -> float:
 
 async def _seen(hosted: HostedMachine, look: Callable[[], T]) -> tuple[int, T]:
     """What ``look`` sees when the machine's turn comes, in a thread, and the position it shows."""
-    return await hosted.queue.run(lambda: (hosted.machine.seq, look()), cost_us=_LONG_US)
+    return await hosted.look(lambda: (hosted.machine.seq, look()), cost_us=_LONG_US)
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:

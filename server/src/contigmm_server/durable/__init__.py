@@ -1,0 +1,1 @@
+"""What makes machines outlast the server: journal, snapshots, recovery."""

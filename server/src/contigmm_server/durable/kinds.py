@@ -1,0 +1,78 @@
+"""What a journal's records hold: numbers that never change, and the messages they stand for."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from contigmm.v1 import batch_pb2, machine_pb2, memory_pb2, process_pb2
+
+EXITS: Final = 1
+"""Ends that the service ordered: one byte ExitCause, then uint64 process numbers."""
+OPERATE: Final = 2
+"""A batch of a session: one byte length of its id, the id, then an OperateRequest."""
+
+
+@dataclass(slots=True, frozen=True)
+class Kind:
+    """A unary method whose requests are commands."""
+
+    method: str
+    request: type[Message]
+    response: type[Message]
+
+
+UNARY: Final[dict[int, Kind]] = {
+    number: Kind(method, getattr(module, f"{method}Request"), getattr(module, f"{method}Response"))
+    for number, (module, method) in {
+        10: (process_pb2, "SpawnProcess"),
+        11: (process_pb2, "ForkProcess"),
+        12: (process_pb2, "ExitProcess"),
+        13: (machine_pb2, "AdvanceClock"),
+        20: (memory_pb2, "Mmap"),
+        21: (memory_pb2, "Munmap"),
+        22: (memory_pb2, "Mprotect"),
+        25: (memory_pb2, "Mlock"),
+        27: (memory_pb2, "Munlock"),
+        40: (memory_pb2, "Touch"),
+        41: (memory_pb2, "Read"),
+        42: (memory_pb2, "Write"),
+        60: (batch_pb2, "RunBatch"),
+        61: (batch_pb2, "RunColumns"),
+    }.items()
+}
+NUMBERS: Final[dict[type[Message], int]] = {kind.request: n for n, kind in UNARY.items()}
+
+
+def exits(cause: int, processes: list[int]) -> bytes:
+    """The body of an EXITS record."""
+    return bytes([cause]) + b"".join(process.to_bytes(8, "little") for process in processes)
+
+
+def read_exits(body: bytes) -> tuple[int, list[int]]:
+    """Cause and processes of an EXITS record."""
+    return body[0], [int.from_bytes(body[at : at + 8], "little") for at in range(1, len(body), 8)]
+
+
+def operate(session: str, request: batch_pb2.OperateRequest) -> bytes:
+    """The body of an OPERATE record."""
+    name = session.encode()
+    return bytes([len(name)]) + name + request.SerializeToString()
+
+
+def read_operate(body: bytes) -> tuple[str, batch_pb2.OperateRequest]:
+    """Session and batch of an OPERATE record."""
+    end = 1 + body[0]
+    return body[1:end].decode(), batch_pb2.OperateRequest.FromString(body[end:])
+
+
+def describe(kind: int, body: bytes) -> dict[str, Any]:
+    """A record's contents as plain data, messages as their text."""
+    if kind == EXITS:
+        cause, processes = read_exits(body)
+        return {"what": "exits", "cause": cause, "processes": processes}
+    if kind == OPERATE:
+        session, request = read_operate(body)
+        return {"what": "Operate", "session": session, "request": str(request)}
+    unary = UNARY[kind]
+    return {"what": unary.method, "request": str(unary.request.FromString(body))}

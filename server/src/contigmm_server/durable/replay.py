@@ -1,0 +1,207 @@
+"""Recovery: a machine from its snapshot, and then every command again, the way it came in.
+
+A command goes through the same servicer as at first, so that answers, request ids, sessions and
+lifetimes come back with the machine. Each record tells where the machine was before it and the
+checksum of all answers until then; what differs stops recovery with a sentence.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError, Message
+
+from contigmm.sim.operation import Call, Operation
+from contigmm.sim.snapshot import VERSION
+from contigmm.v1 import batch_pb2
+from contigmm_server.batches import BatchService, Talk
+from contigmm_server.durable import kinds
+from contigmm_server.durable.segment import JournalError, Record
+from contigmm_server.durable.store import Segment
+from contigmm_server.failures import ServiceError
+from contigmm_server.hosted import Command, HostedMachine
+from contigmm_server.lifetimes import Lease, Lifetime, Stream
+from contigmm_server.machines import MachineService
+from contigmm_server.memory import MemoryService
+from contigmm_server.processes import ProcessService
+from contigmm_server.registry import Registry
+from contigmm_server.sessions import Session
+
+ENGINE: Final = f"contigmm {version('contigmm')}, snapshots {VERSION}"
+"""What must be equal for a journal to be replayed."""
+SERVICE_FORMAT: Final = 1
+_MAX_SERVICE_BYTES: Final = 1 << 30
+
+
+class Replayer:
+    """Brings one machine back. Used on the event loop; the machine serves nobody meanwhile."""
+
+    def __init__(self, registry: Registry, hosted: HostedMachine) -> None:
+        self.hosted = hosted
+        self.chain = 0
+        """CRC-32 over all answers so far."""
+        self.commands = 0
+        self._kept_operations = registry.limits.session_kept_operations
+        self._services: tuple[Any, ...] = (
+            MemoryService(registry),
+            ProcessService(registry),
+            MachineService(registry),
+            BatchService(registry),
+        )
+        self._methods: dict[int, Callable[[Any, None], Any]] = {
+            number: self._find(kind.method) for number, kind in kinds.UNARY.items()
+        }
+        self._talks: dict[str, tuple[Session, Stream, Talk]] = {}
+        hosted.lifetimes.hold()
+
+    def _find(self, method: str) -> Callable[[Any, None], Any]:
+        (found,) = (
+            getattr(service, method) for service in self._services if method in vars(type(service))
+        )
+        return found  # type: ignore[no-any-return]  # a method of a servicer
+
+    # ---- commands ----
+
+    async def segment(self, segment: Segment) -> None:
+        """Apply a segment's commands.
+
+        Raises:
+            JournalError: Another engine wrote it, it is damaged, or it leads elsewhere.
+        """
+        header = segment.header
+        if header is None:
+            return
+        for record in segment.records:
+            if header.engine != ENGINE:
+                raise JournalError(
+                    f"the journal of {self.hosted.name} was written by {header.engine} and has "
+                    f"commands that no snapshot holds; this is {ENGINE}: stop that server cleanly "
+                    "first"
+                )
+            await self.apply(record)
+
+    async def apply(self, record: Record) -> None:
+        """Apply one command.
+
+        Raises:
+            JournalError: It cannot be read, or the machine is not where it was before it.
+        """
+        machine = self.hosted.machine
+        if (record.seq, record.chain) != (machine.seq, self.chain):
+            raise JournalError(
+                f"the journal of {self.hosted.name} does not lead to the answers that were given: "
+                f"at byte {record.offset} it has position {record.seq} and checksum "
+                f"{record.chain:08x}, replaying gives {machine.seq} and {self.chain:08x}"
+            )
+        self.commands += 1
+        try:
+            response = await self._command(record)
+        except ServiceError:  # as at first
+            return
+        except (DecodeError, KeyError, IndexError) as error:
+            raise JournalError(f"the record at byte {record.offset} cannot be read") from error
+        if response is not None:
+            self.chain = zlib.crc32(response.SerializeToString(deterministic=True), self.chain)
+
+    async def _command(self, record: Record) -> Message | None:
+        if record.kind == kinds.EXITS:
+            cause, processes = kinds.read_exits(record.body)
+            command = Command([Operation(Call.EXIT, one, (0, cause)) for one in processes])
+            await self.hosted.queue.run(lambda: self.hosted.execute(command), cost_us=0)
+            return None
+        if record.kind == kinds.OPERATE:
+            session, batch = kinds.read_operate(record.body)
+            return await self._talk(session)[2].answer(batch)
+        kind = kinds.UNARY[record.kind]
+        response = self._methods[record.kind](kind.request.FromString(record.body), None)
+        return response if isinstance(response, Message) else await response
+
+    def _talk(self, name: str) -> tuple[Session, Stream, Talk]:
+        found = self._talks.get(name)
+        if found is None:
+            stream = self.hosted.lifetimes.open_stream()
+            session = self.hosted.sessions.attach(name, stream, 0)
+            talk = Talk(self.hosted, session, stream, self._kept_operations)
+            found = self._talks[name] = session, stream, talk
+        return found
+
+    def finish(self) -> None:
+        """All clients are gone: end their streams, and let leases run anew."""
+        self.hosted.lifetimes.resume()
+        for session, stream, _ in self._talks.values():
+            self.hosted.sessions.detach(session, stream)
+            self.hosted.lifetimes.close_stream(stream)
+        self._talks.clear()
+
+    # ---- what the service knows beside the machine ----
+
+    def load(self, packed: bytes) -> None:
+        """Take what :func:`service_state` wrote.
+
+        Raises:
+            JournalError: It cannot be read.
+        """
+        try:
+            state = json.loads(zlib.decompressobj().decompress(packed, _MAX_SERVICE_BYTES))
+            if state["format"] != SERVICE_FORMAT:
+                raise JournalError(f"the state of {self.hosted.name}'s service has another format")
+            self._load(state)
+        except (zlib.error, ValueError, KeyError, TypeError, DecodeError) as error:
+            raise JournalError(
+                f"the state of {self.hosted.name}'s service cannot be read: {error!r}"
+            ) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.chain = state["chain"]
+        for number, request, response in state["replies"]:
+            kind = kinds.UNARY[number]
+            self.hosted.replies.keep(
+                kind.request.FromString(base64.b64decode(request)),
+                kind.response.FromString(base64.b64decode(response)),
+            )
+        for name, last_applied, kept in state["sessions"]:
+            session = self._talk(name)[0]
+            for first, last, response in kept:
+                session.last_applied = first - 1
+                message = batch_pb2.OperateResponse.FromString(base64.b64decode(response))
+                session.keep(last - first + 1, message, self._kept_operations)
+            session.last_applied = last_applied
+        for process, lease_s, name in state["lifetimes"]:
+            lifetime: Lifetime = self._talk(name)[1] if lease_s is None else Lease(lease_s)
+            self.hosted.lifetimes.adopt(process, lifetime)
+
+
+def service_state(hosted: HostedMachine, chain: int) -> bytes:
+    """What the service knows beside the machine, within a turn of it: what replaying would give."""
+    names = {session.stream: session.id for session in hosted.sessions.all()}
+    lifetimes = [
+        (process, lifetime.seconds, None)
+        if isinstance(lifetime, Lease)
+        else (process, None, names[lifetime])
+        for process, lifetime in hosted.lifetimes.all()
+    ]
+    state = {
+        "format": SERVICE_FORMAT,
+        "chain": chain,
+        "replies": [
+            (kinds.NUMBERS[type(request)], _text(request), _text(response))
+            for request, response in hosted.replies.all()
+        ],
+        "sessions": [
+            (
+                session.id,
+                session.last_applied,
+                [(kept.first, kept.last, _text(kept.response)) for kept in session.kept],
+            )
+            for session in hosted.sessions.all()
+        ],
+        "lifetimes": lifetimes,
+    }
+    return zlib.compress(json.dumps(state).encode(), 1)
+
+
+def _text(message: Message) -> str:
+    return base64.b64encode(message.SerializeToString(deterministic=True)).decode()

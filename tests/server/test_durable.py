@@ -1,0 +1,287 @@
+"""Machines that outlast their server: what was acknowledged is there again, once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from asking import ANON, DESCRIPTION, PAGE, RW, refused
+
+from contigmm.client import exchanges
+from contigmm.client.aio import Client, Machine, connect
+from contigmm.sim.calls import SpawnSpec
+from contigmm.sim.operation import Call, Operation
+from contigmm_server.durable import segment
+from contigmm_server.durable.disk import File, OsDisk, OsFile
+from contigmm_server.durable.journal import Durability
+from contigmm_server.durable.keeper import Keeper
+from contigmm_server.durable.segment import JournalError
+from contigmm_server.durable.store import Store
+from contigmm_server.service import Service
+
+pytestmark = pytest.mark.asyncio
+MMAP = (0, PAGE, RW, ANON, -1, 0)
+SPAWN = Operation(Call.SPAWN, 0, (0, 0, 0), SpawnSpec().encode())
+
+
+class BreakableFile(OsFile):
+    """A file of a disk that fails when told to."""
+
+    def __init__(self, path: Path, disk: "BreakableDisk") -> None:
+        super().__init__(path)
+        self._disk = disk
+
+    def allocate(self, size: int) -> None:
+        if self._disk.full:
+            raise OSError(28, "No space left on device")
+        super().allocate(size)
+
+    def sync(self) -> None:
+        if self._disk.failing:
+            raise OSError(5, "Input/output error")
+        super().sync()
+
+
+class BreakableDisk(OsDisk):
+    full = False
+    failing = False
+
+    def create(self, path: Path) -> File:
+        return BreakableFile(path, self)
+
+
+@asynccontextmanager
+async def served(
+    path: Path,
+    disk: OsDisk | None = None,
+    durability: Durability = Durability.GROUP,
+    *,
+    crash: bool = False,
+) -> AsyncIterator[tuple[Client, Service]]:
+    """A server on ``path``; ``crash`` lets it end without a clean stop."""
+    service = Service()
+    keeper = Keeper(Store(path, disk), durability, service.registry.executor)
+    await keeper.recover(service.registry)
+    service.registry.keeper = keeper
+    try:
+        async with connect(await service.start("127.0.0.1:0")) as client:
+            yield client, service
+    finally:
+        if crash:
+            for hosted in service.registry.machines():
+                await keeper._stop_watching(keeper._kept[hosted.name])
+            service.registry.keeper = None
+        await service.stop(grace_s=0)
+
+
+async def make(client: Client) -> Machine:
+    return await client.create_machine(DESCRIPTION, name="m", seed=7, clock="manual")
+
+
+@pytest.mark.parametrize("crash", [True, False])
+@pytest.mark.parametrize("durability", [Durability.FULL, Durability.GROUP])
+async def test_every_way_in_is_there_again_after_a_restart(tmp_path, crash, durability):
+    async with served(tmp_path, durability=durability, crash=crash) as (client, _):
+        machine = await make(client)
+        process = await machine.spawn("x")
+        mapped = await process.mmap(*MMAP)
+        await process.write(mapped, b"kept")
+        child = await process.fork()
+        await child.exit()
+        await machine.execute([Operation(Call.MMAP, process.id, MMAP)] * 3)
+        async with machine.stream(session="s") as stream:
+            await stream.execute([Operation(Call.MMAP, process.id, MMAP)])
+        await machine.advance_clock(5)
+        before = await machine.examine()
+    async with served(tmp_path, crash=crash) as (client, _):
+        machine = client.machine("m")
+        assert await machine.examine() == before
+        process = await machine.process(process.id)
+        assert await process.read(mapped, 4) == b"kept"
+    async with served(tmp_path) as (client, _):
+        assert (await client.machine("m").info()).seq == before.seq + 1
+
+
+@pytest.mark.parametrize("crash", [True, False])
+async def test_a_retry_after_the_restart_gets_the_first_answer(tmp_path, crash):
+    async with served(tmp_path, crash=crash) as (client, _):
+        machine = await make(client)
+        process = await machine.spawn()
+        mapping = exchanges.mmap(process.name, "once", MMAP)
+        mapped = await client.call(mapping)
+        await process.munmap(mapped, PAGE)
+    async with served(tmp_path, crash=crash) as (client, _):
+        before = await client.machine("m").info()
+        assert await client.call(mapping) == mapped
+        assert (await client.machine("m").info()).seq == before.seq
+        failure = await refused(client.call(exchanges.munmap(process.name, "once", 0, PAGE)))
+        assert failure.reason == "REQUEST_ID_REUSED"
+    async with served(tmp_path) as (client, _):
+        assert await client.call(mapping) == mapped, "it also outlasts the snapshot"
+
+
+@pytest.mark.parametrize("crash", [True, False])
+async def test_a_session_goes_on_and_its_processes_have_ended(tmp_path, crash):
+    async with served(tmp_path, crash=crash) as (client, service):
+        machine = await make(client)
+        async with machine.stream(session="s") as stream:
+            (born,) = await stream.execute([SPAWN])
+            answers = await stream.execute([Operation(Call.MMAP, born.value, MMAP)])
+            assert answers[0].ok
+            seq = answers[0].seq
+            if crash:  # what the end of the stream orders never reaches the journal
+                service.registry.machine("machines/m").journal = None
+    async with served(tmp_path) as (client, _):
+        machine = client.machine("m")
+        async with machine.stream(session="s") as stream:
+            assert stream.last_applied == 2
+        assert await machine.processes() == []
+        assert (await machine.info()).seq == seq + 1
+
+
+async def test_a_full_disk_refuses_commands_before_they_touch_the_machine(tmp_path):
+    disk = BreakableDisk()
+    async with served(tmp_path, disk, crash=True) as (client, service):
+        machine = await make(client)
+        process = await machine.spawn()
+        before = await machine.examine()
+        disk.full = True
+        service.registry.machine(machine.name).journal._room = 0
+        failure = await refused(process.mmap(*MMAP))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE")
+        assert await machine.examine() == before, "reads go on"
+        disk.full = False
+        await process.mmap(*MMAP)
+        after = await machine.examine()
+    async with served(tmp_path) as (client, _):
+        assert await client.machine("m").examine() == after
+
+
+async def test_a_failed_sync_stops_the_machine_and_loses_nothing_acknowledged(tmp_path):
+    disk = BreakableDisk()
+    async with served(tmp_path, disk, crash=True) as (client, _):
+        machine = await make(client)
+        process = await machine.spawn()
+        before = await machine.examine()
+        disk.failing = True
+        for call in (process.mmap(*MMAP), process.mmap(*MMAP), machine.examine()):
+            failure = await refused(call)
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE")
+        disk.failing = False
+        assert (await refused(process.mmap(*MMAP))).reason == "NOT_DURABLE", "until a restart"
+    async with served(tmp_path) as (client, _):
+        after = await client.machine("m").examine()
+        assert after.seq in (before.seq, before.seq + 1)
+
+
+async def _crashed(path: Path) -> Path:
+    """A journal of five commands; its path."""
+    async with served(path, crash=True) as (client, _):
+        machine = await make(client)
+        process = await machine.spawn()
+        for _ in range(4):
+            await process.mmap(*MMAP)
+    return path / "m" / "00000000.log"
+
+
+def _offsets(data: bytes) -> list[int]:
+    header, records = segment.read(data, sealed=False)
+    assert header is not None
+    return [record.offset for record in records]
+
+
+async def test_a_torn_tail_is_what_was_not_acknowledged(tmp_path):
+    log = await _crashed(tmp_path)
+    data = log.read_bytes()
+    last = _offsets(data)[-1]
+    log.write_bytes(data[: last + 20] + bytes(len(data) - last - 20))
+    async with served(tmp_path) as (client, _):
+        assert (await client.machine("m").info()).seq == 4
+
+
+async def test_damage_before_what_had_been_synced_is_told(tmp_path):
+    log = await _crashed(tmp_path)
+    data = bytearray(log.read_bytes())
+    data[_offsets(bytes(data))[1] + 50] ^= 1
+    log.write_bytes(data)
+    with pytest.raises(JournalError, match="damaged at byte"):
+        async with served(tmp_path):
+            pass
+
+
+async def test_a_journal_of_another_engine_is_refused_with_a_sentence(tmp_path, monkeypatch):
+    await _crashed(tmp_path)
+    monkeypatch.setattr("contigmm_server.durable.replay.ENGINE", "contigmm 9")
+    with pytest.raises(JournalError, match="stop that server cleanly first"):
+        async with served(tmp_path):
+            pass
+
+
+async def test_a_clean_stop_leaves_nothing_that_an_engine_must_repeat(tmp_path, monkeypatch):
+    async with served(tmp_path) as (client, _):
+        machine = await make(client)
+        await machine.spawn()
+        before = await machine.examine()
+    monkeypatch.setattr("contigmm_server.durable.replay.ENGINE", "contigmm 9")
+    async with served(tmp_path) as (client, _):
+        assert await client.machine("m").examine() == before
+
+
+async def test_answers_that_replaying_does_not_give_stop_recovery(tmp_path):
+    log = await _crashed(tmp_path)
+    data = log.read_bytes()
+    header, records = segment.read(data, sealed=False)
+    assert header is not None
+    changed = segment.frame(0, header.encode(), seq=0, chain=0, durable=0)
+    for record in records:
+        chain = record.chain ^ (record.seq == 3)
+        changed += segment.frame(record.kind, record.body, seq=record.seq, chain=chain, durable=0)
+    log.write_bytes(changed)
+    with pytest.raises(JournalError, match="does not lead to the answers"):
+        async with served(tmp_path):
+            pass
+
+
+async def test_a_snapshot_is_made_beside_and_commands_go_on(tmp_path):
+    async with served(tmp_path, crash=True) as (client, service):
+        machine = await make(client)
+        process = await machine.spawn()
+        await process.mmap(*MMAP)
+        hosted = service.registry.machine(machine.name)
+        keeper = service.registry.keeper
+        taking = asyncio.create_task(keeper.snapshot(hosted))
+        while not taking.done():
+            await process.mmap(*MMAP)
+        await taking
+        await process.mmap(*MMAP)
+        before = await machine.examine()
+        assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
+            "00000001.log",
+            "00000001.service",
+            "00000001.snapshot",
+        ]
+    async with served(tmp_path) as (client, _):
+        assert await client.machine("m").examine() == before
+
+
+async def test_a_deleted_machine_is_gone_for_good(tmp_path):
+    async with served(tmp_path) as (client, _):
+        machine = await make(client)
+        await machine.delete()
+        assert list(tmp_path.iterdir()) == []
+    async with served(tmp_path) as (client, _):
+        assert await client.machines() == []
+
+
+async def test_leases_run_anew_after_a_restart(tmp_path):
+    async with served(tmp_path, crash=True) as (client, _):
+        machine = await make(client)
+        process = await machine.spawn("leased", lease_s=0.3)
+    async with served(tmp_path) as (client, _):
+        machine = client.machine("m")
+        assert [each.id for each in await machine.processes()] == [process.id]
+        async with asyncio.timeout(10):
+            while await machine.processes():
+                await asyncio.sleep(0.05)
