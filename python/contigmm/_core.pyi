@@ -348,7 +348,7 @@ class Memory:
         """Reclaim pages that were given up or are a file's; return the frames freed."""
 
     def collapse(self, *, mm: int, cpu: int, vpn: int, vm_flags: int) -> str:
-        """Make one huge page of 512 private anonymous pages: '', none, busy or out_of_memory.
+        """Make one huge page of 512 private anonymous pages: '' or unfit, busy, out_of_memory.
 
         Raises:
             ValueError: ``vpn`` is no multiple of 512.

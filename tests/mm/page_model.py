@@ -13,7 +13,7 @@ HUGE = 512  # pages of a huge page
 FAULT_AROUND = 16  # fault_around_bytes, mm/memory.c
 READ_AROUND = 32  # default ra_pages, 128 KiB
 
-VM_WRITE, VM_SHARED, VM_PFNMAP, VM_DONTEXPAND = 0x2, 0x8, 0x400, 0x4_0000
+VM_WRITE, VM_EXEC, VM_SHARED, VM_PFNMAP, VM_DONTEXPAND = 0x2, 0x4, 0x8, 0x400, 0x4_0000
 VM_LOCKED, VM_SEQ_READ, VM_RAND_READ = 0x2000, 0x8000, 0x1_0000
 VM_HUGEPAGE, VM_NOHUGEPAGE, VM_CONTIG = 0x2000_0000, 0x4000_0000, 1 << 50
 
@@ -82,6 +82,7 @@ class Space:
         self.pmds: dict[int, HugeEntry] = {}
         self.tables: set[int] = set()
         self.rss = {"anon": 0, "file": 0, "shmem": 0}
+        self.locked: set[int] = set()  # entries that mlock found or made in a locked VMA
 
 
 class ModelIndex:
@@ -265,15 +266,23 @@ class ModelMemory:
             self._split_entry(mm, self.spaces[mm], vpn >> 9)
 
     def _split_folio(self, folio: Folio) -> None:
-        """Make single pages of a huge page: split_folio()."""
-        for mm in list(folio.maps):
-            space = self.spaces[mm]
+        """Make single pages of a huge page; zero pages take the place of zeros: split_folio()."""
+        spaces = {mm: self.spaces[mm] for mm in folio.maps}
+        for mm, space in spaces.items():
             for index, entry in list(space.pmds.items()):
                 if entry.folio is folio:
                     self._split_entry(mm, space, index)
         for page in folio.pages:
             page.folio = None
         folio.maps = {}
+        for mm, space in spaces.items():
+            blank = [
+                vpn for vpn, page in space.ptes.items()
+                if page in folio.pages and not any(page.data.values()) and vpn not in space.locked
+            ]  # fmt: skip
+            for vpn in blank:
+                self._unmap(mm, space, vpn)
+                self._map(mm, space, vpn, ZERO)
 
     # -- faults ---------------------------------------------------------------------------
     def access(
@@ -412,7 +421,7 @@ class ModelMemory:
         self, mm: int, space: Space, vpn: int, *, write: bool,
         where: tuple[int, int, int, int, int],
     ) -> tuple[Page, str]:  # fmt: skip
-        vm_start, _, vm_flags, obj, pgoff = where
+        vm_start, vm_end, vm_flags, obj, pgoff = where
         file = self.files[obj]
         index = pgoff + vpn - (vm_start >> 12)
         around = not write and not vm_flags & VM_DONTEXPAND
@@ -423,7 +432,8 @@ class ModelMemory:
         if index >= (file.size + 4095) >> 12:
             return ZERO, "beyond_eof"
         missed = index not in file.pages and not file.shmem
-        page = self._cached(file, index, vm_flags)
+        behind = pgoff + (vm_end - vm_start >> 12)
+        page = self._cached(file, index, vm_flags, behind)
         if write and not vm_flags & VM_SHARED:
             page = page.copy()
         self._map(mm, space, vpn, page)
@@ -431,11 +441,13 @@ class ModelMemory:
             self._map_around(mm, space, vpn, where)
         return page, ""
 
-    def _cached(self, file: ModelFile, index: int, vm_flags: int) -> Page:
+    def _cached(self, file: ModelFile, index: int, vm_flags: int, behind: int) -> Page:
         page = file.pages.get(index)
         if page is None:
             if file.shmem or vm_flags & VM_RAND_READ:
                 file.new_page(index)
+            elif vm_flags & VM_EXEC and not vm_flags & VM_SEQ_READ:
+                self._read_ahead(file, index, min(READ_AROUND, behind - index))
             else:
                 first = index if vm_flags & VM_SEQ_READ else max(0, index - READ_AROUND // 2)
                 self._read_ahead(file, first, READ_AROUND)
@@ -516,7 +528,8 @@ class ModelMemory:
         self._huge_in(mm, self.spaces[mm], vpn, nr)
 
     def mlock_range(self, *, mm: int, vpn: int, nr: int, vm_flags: int) -> None:
-        pass
+        locked = self.spaces[mm].locked
+        (locked.update if vm_flags & VM_LOCKED else locked.difference_update)(range(vpn, vpn + nr))
 
     def lazy_free(self, *, mm: int, cpu: int, vpn: int, nr: int) -> None:
         space = self.spaces[mm]
@@ -527,13 +540,14 @@ class ModelMemory:
                 page.lazy = True
 
     def _split_partial(self, mm: int, space: Space, vpn: int, nr: int) -> None:
-        for index, entry in list(space.pmds.items()):
-            inside = vpn <= index * HUGE and (index + 1) * HUGE <= vpn + nr
-            touched = index * HUGE < vpn + nr and vpn < (index + 1) * HUGE
-            if inside or not touched or entry.folio is None:
-                continue
-            if sum(entry.folio.maps.values()) == 1:
-                self._split_folio(entry.folio)
+        for folio in self._folios(space, vpn, nr):
+            inside = sum(
+                1 for at in range(vpn, vpn + nr)
+                if ((entry := space.pmds.get(at >> 9)) and entry.folio is folio)
+                or (at in space.ptes and space.ptes[at].folio is folio)
+            )  # fmt: skip
+            if inside < HUGE and set(folio.maps) == {mm}:
+                self._split_folio(folio)
 
     def cold(self, *, mm: int, cpu: int, vpn: int, nr: int) -> None:
         self._split_partial(mm, self.spaces[mm], vpn, nr)
@@ -546,7 +560,17 @@ class ModelMemory:
             # Pages of objects are unmapped before it turns out that there is no swap for them.
             if page.lazy or (page.kind in ("file", "shmem") and page.mapcount == 1):
                 self._unmap(mm, space, at)
+        for folio in self._folios(space, vpn, nr):  # no swap takes them whole
+            if set(folio.maps) == {mm}:
+                self._split_folio(folio)
         return 0
+
+    def _folios(self, space: Space, vpn: int, nr: int) -> list[Folio]:
+        """Huge pages of which some page is mapped in the range."""
+        whole = [entry.folio for index, entry in space.pmds.items()
+                 if index * HUGE < vpn + nr and vpn < (index + 1) * HUGE]  # fmt: skip
+        parts = [space.ptes[at].folio for at in self._entries(space, vpn, nr)]
+        return list({id(folio): folio for folio in whole + parts if folio is not None}.values())
 
     def guard_install(self, *, mm: int, cpu: int, vpn: int, nr: int) -> tuple[int, str]:
         self.zap(mm=mm, cpu=cpu, vpn=vpn, nr=nr)
@@ -567,10 +591,10 @@ class ModelMemory:
         if index in space.pmds:
             return ""
         present = [at for at in range(vpn, vpn + HUGE) if at in space.ptes]
-        if index not in space.tables or any(space.ptes[at] is GUARD for at in present):
-            return "none"
-        if not any(space.ptes[at].kind == "anon" for at in present):
-            return "none"
+        if index not in space.tables:
+            return "unfit"
+        if any(space.ptes[at].kind not in ("anon", "zero") for at in present):
+            return "unfit"
         folio = self._new_folio()
         for at in present:
             page = space.ptes[at]

@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT / "tests/mm"))
 #: Programs that part, and why (docs/fidelity.md).
 KNOWN = {
     "basic-326-mremap-vdso": "it reads the code of the vDSO",
-    "dev-file-backed-409": "read-ahead left a page unmapped",
 }
 CLASSES = [
     "basic", "file-backed", "fork-cow", "growsdown-stack", "limits", "locking", "madvise-heavy",

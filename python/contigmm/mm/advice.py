@@ -218,7 +218,7 @@ def guard_remove(task: "Task", vma: "VmArea", start: int, end: int) -> None:
 
 
 _COLLAPSE_ERRNO: Final = {
-    "none": (EINVAL, Reason.NOTHING_TO_COLLAPSE),
+    "unfit": (EINVAL, Reason.NOTHING_TO_COLLAPSE),
     "busy": (EAGAIN, Reason.NOTHING_TO_COLLAPSE),
     "out_of_memory": (ENOMEM, Reason.OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED),
 }
@@ -230,8 +230,9 @@ def collapse(task: "Task", vma: "VmArea", start: int, end: int) -> None:
     high = end & -PMD_SIZE
     inside = (vma.vm_start + PMD_SIZE - 1) & -PMD_SIZE
     suitable = inside + PMD_SIZE <= vma.vm_end
-    allowed = not vma.vm_flags & (VM_NOHUGEPAGE | VM_NO_KHUGEPAGED) and vma.file is None
     mm = task.mm
+    refused = (vma.vm_flags | mm.fault_flags) & (VM_NOHUGEPAGE | VM_NO_KHUGEPAGED)
+    allowed = not refused and vma.file is None
     huge = mm.config.huge
     if not suitable or not allowed or vma.anon_vma is None or high < low or huge is None:
         raise SyscallError(EINVAL, Reason.NOTHING_TO_COLLAPSE)
@@ -241,7 +242,7 @@ def collapse(task: "Task", vma: "VmArea", start: int, end: int) -> None:
             mm=mm.id, cpu=task.cpu, vpn=addr >> PAGE_SHIFT, vm_flags=vma.vm_flags
         )
         cause = failed or cause
-        if failed == "out_of_memory":
+        if failed and failed != "busy":
             break
     if cause:
         raise SyscallError(*_COLLAPSE_ERRNO[cause])

@@ -193,7 +193,7 @@ class HugePort(Protocol):
         """MADV_PAGEOUT; return the frames freed."""
 
     def collapse(self, *, mm: int, cpu: int, vpn: int, vm_flags: int) -> str:
-        """Make one huge page of what is mapped: '' or none, busy, out_of_memory."""
+        """Make one huge page of what is mapped: '' or unfit, busy, out_of_memory."""
 
     def cache_reserve(self, file: int, *, index: int, nr: int, cpu: int = 0) -> tuple[int, str]:
         """Bring pages into the cache that have not been filled yet: shmem_fallocate()."""

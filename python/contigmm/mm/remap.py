@@ -169,8 +169,6 @@ def _dontunmap_complete(remap: Remap, new_vma: "VmArea") -> None:
     whole = vma.vm_start == remap.addr and vma.vm_end == remap.addr + remap.old_len
     if new_vma is not vma and whole:
         unlink_anon_vmas(vma)
-        if vma.file is None:
-            vma.vm_pgoff = vma.vm_start >> PAGE_SHIFT
 
 
 def _unmap_source(task: "Task", remap: Remap) -> None:

@@ -183,6 +183,18 @@ impl Contents {
         }
     }
 
+    /// Whether all bytes of a frame that holds zeros where nothing was written are zero:
+    /// `pages_identical()` with the zero page.
+    pub fn is_zero(&self, map: &MemMap, pfn: Pfn) -> bool {
+        if map.flags(pfn) & page_flags::HAS_CONTENT == 0 {
+            return true;
+        }
+        match self.word(pfn) {
+            word if word & INLINE != 0 => outline(word).1 == 0,
+            word => self.record(word).canonical() == (Fill::ZERO, Vec::new()),
+        }
+    }
+
     /// Writes a byte.
     pub fn write(&mut self, map: &mut MemMap, pfn: Pfn, fill: Fill, (offset, byte): (u16, u8)) {
         if map.flags(pfn) & page_flags::HAS_CONTENT == 0 {

@@ -414,8 +414,9 @@ impl Memory {
         Ok(Pte::present(pfn, Pte::ANON | Pte::EXCLUSIVE | f.written()))
     }
 
-    /// Removes a mapping whose entry the caller replaces; not counted in the resident set.
-    pub(crate) fn drop_mapping(&mut self, mm: MmId, cpu: Cpu, vpn: u64, pte: Pte) {
+    /// Removes a mapping whose entry the caller replaces; not counted in the resident set. Returns how
+    /// many frames that freed.
+    pub(crate) fn drop_mapping(&mut self, mm: MmId, cpu: Cpu, vpn: u64, pte: Pte) -> u64 {
         let owners = &mut self.owners;
         let mut unmap = Unmap {
             map: &mut self.map,
@@ -427,10 +428,9 @@ impl Memory {
         };
         let freed = unmap.present(mm, vpn, pte);
         self.settle_mlock();
-        if let Some(pfn) = freed {
-            self.free_frame(cpu, pfn);
-        }
+        let freed = freed.map_or(0, |pfn| self.free_frame(cpu, pfn));
         self.settle_partial();
+        freed
     }
 
     // ---- bytes -------------------------------------------------------------------------------

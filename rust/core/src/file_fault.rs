@@ -16,6 +16,8 @@ use crate::vmstat::VmEvent;
 const FAULT_AROUND_PAGES: u64 = 16;
 /// Pages read around a missing page of a disk's file: `ra_pages` of 128 KiB.
 const READ_AROUND_PAGES: u32 = 32;
+/// `VM_EXEC`, include/linux/mm.h v6.12.
+const VM_EXEC: u64 = 1 << 2;
 /// `VM_SEQ_READ` and `VM_RAND_READ`, include/linux/mm.h v6.12.
 const VM_SEQ_READ: u64 = 1 << 15;
 const VM_RAND_READ: u64 = 1 << 16;
@@ -93,7 +95,7 @@ impl Memory {
     }
 
     /// `do_sync_mmap_readahead()`, mm/filemap.c v6.12: brings a missing page of a file into the cache
-    /// and, from a disk, its neighbours.
+    /// and, from a disk, its neighbours; of code those behind it only, up to the end of the VMA (v6.16).
     fn sync_mmap_readahead(
         &mut self,
         f: &FaultContext,
@@ -105,13 +107,16 @@ impl Memory {
         if object.kind == FileKind::Shmem || f.vma.has(VM_RAND_READ) {
             return Ok(wanted);
         }
-        let back = if f.vma.has(VM_SEQ_READ) {
+        let back = if f.vma.has(VM_SEQ_READ | VM_EXEC) {
             0
         } else {
             READ_AROUND_PAGES / 2
         };
         let start = index.saturating_sub(back);
-        let end = u64::from(start + READ_AROUND_PAGES).min(object.end_index());
+        let mut end = u64::from(start + READ_AROUND_PAGES).min(object.end_index());
+        if f.vma.has(VM_EXEC) && !f.vma.has(VM_SEQ_READ) {
+            end = end.min(f.vma.index_of(f.vma.end_vpn));
+        }
         let nr = u32::try_from(end).expect("within the file") - start;
         // Neighbours for which there is no frame are simply not read.
         self.cache_insert(file, f.cpu, start, nr);

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::address_space::{ANON_FLAGS, MmId};
+use crate::address_space::{ANON_FLAGS, MmId, RssKind};
 use crate::error::AllocError;
 use crate::gfp::Gfp;
 use crate::mem_map::{PageClass, page_flags};
@@ -192,8 +192,9 @@ impl Memory {
     }
 
     /// Makes single frames of a large folio, and frees those that nobody uses; tells how many, or
-    /// nothing where somebody else has a reference, and all stays. Huge mappings of it are split.
-    /// `split_folio()`, mm/huge_memory.c v6.12.
+    /// nothing where somebody else has a reference, and all stays. Huge mappings of it are split, and
+    /// anonymous pages that hold zeros only give way to the zero page. `split_folio()`,
+    /// mm/huge_memory.c v6.12.
     pub fn split_folio(&mut self, cpu: Cpu, head: Pfn) -> Option<u64> {
         if !self.has_expected_refs(head) {
             return None;
@@ -216,11 +217,35 @@ impl Memory {
             self.map.clear_flags(pfn, page_flags::LARGE);
             match self.map.mapcount(pfn) + cached {
                 0 => freed += self.free_frame(cpu, pfn),
-                users => self.map.add_refs(pfn, users - 1),
+                users => {
+                    self.map.add_refs(pfn, users - 1);
+                    if class.is_anon() && self.owners.contents.is_zero(&self.map, pfn) {
+                        freed += self.map_to_zero_page(cpu, pfn);
+                    }
+                }
             }
         }
         self.vmstat.count(VmEvent::ThpSplitPage, 1);
         Some(freed)
+    }
+
+    /// Maps the zero page where a frame of zeros was mapped, but not where that is locked:
+    /// `try_to_map_unused_to_zeropage()`, mm/migrate.c v6.12. Returns how many frames that freed.
+    fn map_to_zero_page(&mut self, cpu: Cpu, pfn: Pfn) -> u64 {
+        let Ok(zero_pfn) = self.zero_frame(cpu) else {
+            return 0;
+        };
+        let mut freed = 0;
+        for (mm, vpn) in self.rmap_walk(pfn) {
+            let pte = self.owners.pte_mut(mm, vpn);
+            if pte.has(Pte::LOCKED) {
+                continue;
+            }
+            let old = std::mem::replace(pte, Pte::present(zero_pfn, Pte::ZERO | Pte::YOUNG));
+            self.owners.count_rss(mm, RssKind::Anon, -1);
+            freed += self.drop_mapping(mm, cpu, vpn, old);
+        }
+        freed
     }
 
     /// Splits queued folios, the one queued first in front, until `nr` frames were freed; tells how

@@ -13,8 +13,9 @@ use crate::vmstat::VmEvent;
 /// Why a range was not collapsed: `enum scan_result`, as far as a caller can tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CollapseError {
-    /// Nothing to collapse, or an entry that cannot be: `-EINVAL`.
-    None,
+    /// No page table, so nothing was ever mapped, or an entry that is no page of anonymous memory:
+    /// `-EINVAL`.
+    Unfit,
     /// A page has a reference that no mapping explains: `-EAGAIN`.
     Busy,
     /// No huge page could be had: `-ENOMEM`.
@@ -25,7 +26,7 @@ impl CollapseError {
     /// Stable name, for those who cannot match on it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::None => "none",
+            Self::Unfit => "unfit",
             Self::Busy => "busy",
             Self::OutOfMemory => "out_of_memory",
         }
@@ -46,7 +47,7 @@ impl Memory {
         vpn: u64,
         flags: u64,
     ) -> Result<(), CollapseError> {
-        let leaf = self.owners.leaf_of(mm, vpn).ok_or(CollapseError::None)?;
+        let leaf = self.owners.leaf_of(mm, vpn).ok_or(CollapseError::Unfit)?;
         if self.owners.tables.leaf(leaf).huge {
             return Ok(());
         }
@@ -76,25 +77,19 @@ impl Memory {
     }
 
     fn scan_for_collapse(&self, leaf: LeafId) -> Result<(), CollapseError> {
-        let mut found = false;
         for &pte in self.owners.tables.leaf(leaf).ptes.iter() {
             if pte.is_none() || pte.has(Pte::ZERO) {
                 continue;
             }
             if !pte.has(Pte::ANON) {
-                return Err(CollapseError::None); // a guard, a page of a file
+                return Err(CollapseError::Unfit); // a guard, a page of a file
             }
             let head = self.map.counted(pte.pfn());
             if !self.has_expected_refs(head) {
                 return Err(CollapseError::Busy);
             }
-            found = true;
         }
-        if found {
-            Ok(())
-        } else {
-            Err(CollapseError::None)
-        }
+        Ok(())
     }
 
     /// `__collapse_huge_page_copy()`.

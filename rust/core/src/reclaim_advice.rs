@@ -2,7 +2,7 @@
 //! mm/madvise.c v6.12. There is no swap, so only what was given up, or is a page of a file, goes.
 
 use crate::address_space::MmId;
-use crate::mem_map::page_flags;
+use crate::mem_map::{MemMap, page_flags};
 use crate::memory::Memory;
 use crate::page_table::{PTRS_PER_TABLE, Pte};
 use crate::units::{Cpu, Pfn};
@@ -37,24 +37,63 @@ impl Memory {
     }
 
     /// Reclaims pages that nobody else maps: those given up are freed, those of files are unmapped
-    /// and stay in the cache. Returns how many frames were freed. `reclaim_pages()`, mm/vmscan.c.
+    /// and stay in the cache. Returns how many frames were freed. `reclaim_pages()`, mm/vmscan.c. Large
+    /// folios that are to be kept are split, as there is no swap that could take one whole; of those
+    /// given up and written again only the huge mapping is: `unmap_huge_pmd_lazyfree()`.
     pub fn page_out(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64) -> u64 {
         let mut freed = self.split_cut_folios(mm, cpu, vpn, nr);
+        let kept = |map: &MemMap, head, _| map.flags(head) & page_flags::SWAPBACKED != 0;
+        freed += self.split_folios(mm, cpu, vpn, nr, kept);
+        self.keep_written_again(mm, vpn, nr);
         for vpn in self.cold_candidates(mm, vpn, nr) {
             freed += self.zap(mm, cpu, vpn, 1, crate::zap::Markers::Keep);
         }
         freed
     }
 
+    /// Splits the huge mappings of what was given up and written again, and takes the giving up back.
+    fn keep_written_again(&mut self, mm: MmId, vpn: u64, nr: u64) {
+        let spans: Vec<_> = self.spans(mm, vpn, nr).collect();
+        for span in spans {
+            let leaf = self.owners.tables.leaf(span.leaf);
+            if !leaf.huge || leaf.used_bits() & Pte::DIRTY == 0 {
+                continue;
+            }
+            let head = leaf.ptes[0].pfn();
+            let kept = self.map.flags(head) & page_flags::SWAPBACKED != 0;
+            if kept || !self.is_mapped_only_by(head, mm) {
+                continue;
+            }
+            self.split_huge_pmd(span.leaf);
+            for pfn in self.frames_of(head) {
+                self.map.add_flags(pfn, page_flags::SWAPBACKED);
+            }
+        }
+    }
+
     /// Splits the large folios of which the range has a part only, where nobody else maps them: what
     /// all three kinds of advice begin with. Returns how many frames were freed.
     fn split_cut_folios(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64) -> u64 {
+        let cut = |map: &MemMap, head, mapped| mapped < map.folio_order(head).nr_pages();
+        self.split_folios(mm, cpu, vpn, nr, cut)
+    }
+
+    /// Splits the large folios mapped in the range that nobody else maps and that `wanted` picks by
+    /// head and by how many pages of it the range has. Returns how many frames were freed.
+    fn split_folios(
+        &mut self,
+        mm: MmId,
+        cpu: Cpu,
+        vpn: u64,
+        nr: u64,
+        wanted: impl Fn(&MemMap, Pfn, u32) -> bool,
+    ) -> u64 {
         let mut freed = 0;
         let mut at = vpn;
         while let Some(span) = self.owners.next_span(mm, at, vpn + nr) {
             at = span.vpn + span.nr;
-            for head in self.cut_folios(mm, span.vpn, span.nr) {
-                if self.is_mapped_only_by(head, mm) {
+            for (head, mapped) in self.folios_in(mm, span.vpn, span.nr) {
+                if wanted(&self.map, head, mapped) && self.is_mapped_only_by(head, mm) {
                     freed += self.split_folio(cpu, head).unwrap_or(0);
                 }
             }
@@ -62,9 +101,9 @@ impl Memory {
         freed
     }
 
-    /// Heads of the large anonymous folios that have a mapped page in the range, which lies within one
-    /// table, and a page that is not mapped there.
-    fn cut_folios(&self, mm: MmId, vpn: u64, nr: u64) -> Vec<Pfn> {
+    /// Heads of the large anonymous folios that are mapped in the range, which lies within one table,
+    /// and how many pages of each are.
+    fn folios_in(&self, mm: MmId, vpn: u64, nr: u64) -> Vec<(Pfn, u32)> {
         debug_assert!(vpn % PTRS_PER_TABLE + nr <= PTRS_PER_TABLE);
         let mut folios: Vec<(Pfn, u32)> = Vec::new();
         for (_, pte) in self.entries(mm, vpn, nr) {
@@ -77,8 +116,7 @@ impl Memory {
                 _ => folios.push((head, 1)),
             }
         }
-        folios.retain(|&(head, pages)| pages < self.map.folio_order(head).nr_pages());
-        folios.into_iter().map(|(head, _)| head).collect()
+        folios
     }
 
     /// Virtual pages whose pages can go.
