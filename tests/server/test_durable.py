@@ -1,6 +1,7 @@
 """Machines that outlast their server: what was acknowledged is there again, once."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,11 +10,12 @@ import grpc
 import pytest
 from asking import ANON, DESCRIPTION, PAGE, RW, refused
 
+from contigmm import cli
 from contigmm.client import exchanges
 from contigmm.client.aio import Client, Machine, connect
-from contigmm.sim.calls import SpawnSpec
+from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import Call, Operation
-from contigmm_server.durable import segment
+from contigmm_server.durable import command, segment
 from contigmm_server.durable.disk import File, OsDisk, OsFile
 from contigmm_server.durable.journal import Durability
 from contigmm_server.durable.keeper import Keeper
@@ -285,3 +287,31 @@ async def test_leases_run_anew_after_a_restart(tmp_path):
         async with asyncio.timeout(10):
             while await machine.processes():
                 await asyncio.sleep(0.05)
+
+
+async def test_the_journal_can_be_shown_verified_replayed_and_exported(tmp_path, capsys):
+    log = await _crashed(tmp_path)
+    assert await asyncio.to_thread(command.main, ["show", str(log.parent), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["commands"] == {"SpawnProcess": 1, "Mmap": 4}
+    assert await asyncio.to_thread(command.main, ["export", str(log.parent)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["machine_seq"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[1]["request"]["call"]["length"] == str(PAGE)
+    assert await asyncio.to_thread(command.main, ["replay", str(log.parent), "--json"]) == 0
+    replayed = json.loads(capsys.readouterr().out)
+    async with served(tmp_path) as (client, _):
+        check = await client.machine("m").examine()
+        assert (replayed["machine_seq"], replayed["digest"]) == (check.seq, check.digest)
+
+
+async def test_verify_tells_of_damage(tmp_path, capsys):
+    log = await _crashed(tmp_path)
+    assert await asyncio.to_thread(cli.main, ["journal", "verify", str(log.parent)]) == 0
+    assert "commands   5" in capsys.readouterr().out
+    data = bytearray(log.read_bytes())
+    data[_offsets(bytes(data))[1] + 50] ^= 1
+    log.write_bytes(data)
+    assert await asyncio.to_thread(command.main, ["verify", str(log.parent)]) == 1
+    assert "damaged at byte" in capsys.readouterr().err
+    assert await asyncio.to_thread(command.main, ["verify", str(log.parent / "no")]) == 2

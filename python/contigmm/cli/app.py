@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from contigmm.cli import answers, bench, capture, load, serve, snapshot, validate
+from contigmm.cli import answers, bench, capture, journal, load, serve, snapshot, validate
 from contigmm.cli.failures import INTERRUPTED, describe
 from contigmm.errors import ContigmmError
 
@@ -57,6 +57,11 @@ app.command(
     add_help_option=False,  # the server's own help is the one that helps
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(serve.serve)
+app.command(
+    "journal",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(journal.journal)
 app.command("load")(load.load)
 app.command("capture")(capture.capture)
 app.add_typer(validate.app, name="validate")

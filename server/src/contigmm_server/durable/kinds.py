@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from contigmm.v1 import batch_pb2, machine_pb2, memory_pb2, process_pb2
@@ -67,12 +68,12 @@ def read_operate(body: bytes) -> tuple[str, batch_pb2.OperateRequest]:
 
 
 def describe(kind: int, body: bytes) -> dict[str, Any]:
-    """A record's contents as plain data, messages as their text."""
+    """A record's contents as plain data, messages by their JSON."""
     if kind == EXITS:
         cause, processes = read_exits(body)
         return {"what": "exits", "cause": cause, "processes": processes}
     if kind == OPERATE:
         session, request = read_operate(body)
-        return {"what": "Operate", "session": session, "request": str(request)}
+        return {"what": "Operate", "session": session, "request": MessageToDict(request)}
     unary = UNARY[kind]
-    return {"what": unary.method, "request": str(unary.request.FromString(body))}
+    return {"what": unary.method, "request": MessageToDict(unary.request.FromString(body))}
