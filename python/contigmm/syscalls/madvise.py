@@ -37,7 +37,7 @@ from contigmm.abi import (
 from contigmm.errors import Reason, SyscallError
 from contigmm.mm import advice
 from contigmm.mm.fault import page_align
-from contigmm.mm.flags import VM_MAYWRITE, VM_SEALED, VM_SHARED, VM_WRITE
+from contigmm.mm.flags import VM_SEALED, VM_SHARED, VM_WRITE
 from contigmm.mm.merge import modify_flags
 
 if TYPE_CHECKING:
@@ -139,12 +139,10 @@ def _one(task: "Task", vma: "VmArea", start: int, end: int, behavior: int) -> in
 
 
 def _may_discard_sealed(vma: "VmArea") -> bool:
-    """A sealed mapping may lose contents that its owner could overwrite: v6.18, mm/madvise.c.
+    """A sealed mapping may lose contents that its owner could overwrite, or that a file has.
 
-    can_madvise_modify(): only private, anonymous memory that may not be written is protected.
+    is_ro_anon(), mm/mseal.c, v6.12: only private memory without a file that may not be written is
+    protected; of a file's mapping private copies may go too.
     """
-    if vma.vm_flags & VM_SHARED:
-        return True
-    if vma.file is not None and not vma.vm_flags & VM_MAYWRITE:
-        return True
-    return bool(vma.vm_flags & VM_WRITE)
+    has_file = vma.file is not None and not vma.file.is_special
+    return has_file or bool(vma.vm_flags & (VM_SHARED | VM_WRITE))
