@@ -507,6 +507,9 @@ class Memory:
     def frame_classes(self) -> npt.NDArray[np.uint8]:
         """Return the class of every frame, as ``contigmm.description.PageClass`` numbers them."""
 
+    def frame_files(self) -> npt.NDArray[np.uint32]:
+        """Return the file that every frame caches a page of; 2**32 - 1: none."""
+
     def user_stat(self) -> dict[str, int]:
         """Return what user memory counts, in frames, by the names of /proc/vmstat."""
 

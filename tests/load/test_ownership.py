@@ -15,15 +15,18 @@ from contigmm.load.ownership import (
 
 NAMES = ("free", "anon", "pcp", "file")
 FREE, ANON, PCP, FILE = range(4)
+NO_FILE = 2**32 - 1
 
 
 def states(*runs):
-    first, count, classes = zip(*runs, strict=True)
+    """Runs of (first frame, frames, class), or of those and a file."""
+    first, count, classes, files = zip(*((*run, NO_FILE)[:4] for run in runs), strict=True)
     return FrameStates(
         np.array(first, np.uint64),
         np.array(count, np.uint64),
         np.array(classes, np.uint8),
         NAMES,
+        np.array(files, np.uint32),
     )
 
 
@@ -108,6 +111,15 @@ def test_runs_cut_elsewhere_and_frames_on_a_cpus_list_make_no_difference():
 )
 def test_what_is_not_conserved_is_said(end, sentence):
     assert any(sentence in violation for violation in Closing(START, end, {}, {}).violations())
+
+
+def test_cache_of_another_file_is_not_what_it_was():
+    start = states((0, 100, FREE), (100, 30, FILE, 1), (130, 10, FILE, 2))
+    assert Closing(start, start, {}, {}).violations() == []
+    end = states((0, 100, FREE), (100, 20, FILE, 1), (120, 20, FILE, 2))
+    assert Closing(start, end, {}, {}).violations() == [
+        "frame 120 is not what it was before the load"
+    ]
 
 
 def test_a_nested_run_counts_as_frames_in_two_states():

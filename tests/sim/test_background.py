@@ -157,3 +157,14 @@ def test_an_owner_of_the_wrong_kind_is_refused():
     rows = [(s, n, k, o, 1 if k == PageClass.ANON else owner, i) for s, n, k, o, owner, i in ROWS]
     with pytest.raises(ValueError, match="frame 32"):
         Machine.boot(description(rows))
+
+
+def test_cached_frames_tell_which_file_they_cache_and_no_others_do(machine):
+    with machine.held() as memory:
+        files = memory.frame_files()
+    no_file = 2**32 - 1
+    log, segment = files[64], files[1024]
+    assert len({log, segment, no_file}) == 3
+    expected = np.full(len(files), no_file)
+    expected[64:128], expected[1024:1536] = log, segment
+    assert files.tolist() == expected.tolist()

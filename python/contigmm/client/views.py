@@ -58,7 +58,7 @@ class PagemapsReader:
 
 @dataclass(slots=True, frozen=True)
 class FrameRuns:
-    """What every frame of a machine is at one moment: runs of frames of one class, by pfn."""
+    """What every frame of a machine is at one moment: runs of one class and file, by pfn."""
 
     seq: int
     first: npt.NDArray[np.uint32]
@@ -66,6 +66,8 @@ class FrameRuns:
     frame_class: npt.NDArray[np.uint8]
     """Index in ``class_names``."""
     class_names: tuple[str, ...]
+    file: npt.NDArray[np.uint32]
+    """Number of the file of which they cache pages; 2**32 - 1: none."""
 
 
 class FramesReader:
@@ -87,6 +89,7 @@ class FramesReader:
             np.frombuffer(b"".join(part.count for part in parts), "<u4"),
             np.frombuffer(b"".join(part.frame_class for part in parts), "u1"),
             tuple(parts[0].class_names),
+            np.frombuffer(b"".join(part.file for part in parts), "<u4"),
         )
 
 

@@ -231,7 +231,7 @@ async def _fragmentation(machine: Machine) -> Fragmentation:
 async def _states(machine: Machine) -> FrameStates:
     runs = await machine.frames()
     first, count = runs.first.astype(np.uint64), runs.count.astype(np.uint64)
-    return FrameStates(first, count, runs.frame_class, runs.class_names)
+    return FrameStates(first, count, runs.frame_class, runs.class_names, runs.file)
 
 
 async def _frames(machine: Machine, processes: Iterable[int] = ()) -> dict[int, Pfns]:

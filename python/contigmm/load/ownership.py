@@ -4,7 +4,7 @@ Nothing here trusts the allocator: frames are told from pagemaps as an outsider 
 compared with what every frame was before the load began.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,16 +19,21 @@ FREE_CLASSES: Final = frozenset({"free", "pcp"})
 
 Pfns = NDArray[np.uint64]
 
+Canonical = tuple[NDArray[np.uint64], NDArray[np.uint64], tuple[str, ...], NDArray[np.uint32]]
+"""Runs of frames in columns: first frame, number of frames, class, file."""
+
 
 @dataclass(frozen=True)
 class FrameStates:
-    """What every frame of a machine is at one moment: runs of frames of one class, by pfn."""
+    """What every frame of a machine is at one moment: runs of one class and file, by pfn."""
 
     first: NDArray[np.uint64]
     count: NDArray[np.uint64]
     frame_class: NDArray[np.uint8]
     """Index in ``class_names``."""
     class_names: tuple[str, ...]
+    file: NDArray[np.uint32]
+    """The file that the frames cache pages of; the same number for all that cache none."""
 
     @property
     def nr_frames(self) -> int:
@@ -55,8 +60,8 @@ class FrameStates:
         free: NDArray[np.bool_] = inside & self._free_classes()[self.frame_class[order][safe]]
         return free
 
-    def canonical(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], tuple[str, ...]]:
-        """Return first frames, counts and classes of maximal runs, both kinds of free as one.
+    def canonical(self) -> "Canonical":
+        """Return maximal runs: first frames, counts, classes with both kinds of free as one, files.
 
         Equal states give equal results, however the view cut its runs.
         """
@@ -65,14 +70,16 @@ class FrameStates:
         )
         order = np.argsort(self.first, kind="stable")
         first, count = self.first[order], self.count[order]
-        labels = names[self.frame_class[order]]
+        labels, file = names[self.frame_class[order]], self.file[order]
         if not len(first):
-            return first, count, ()
+            return first, count, (), file
         joins = (first[1:] == first[:-1] + count[:-1]) & (labels[1:] == labels[:-1])
+        joins &= file[1:] == file[:-1]
         starts = np.concatenate([[True], ~joins])
         ends = np.flatnonzero(np.concatenate([~joins, [True]]))
         run_first = first[starts]
-        return run_first, first[ends] + count[ends] - run_first, tuple(labels[starts])
+        run_count = first[ends] + count[ends] - run_first
+        return run_first, run_count, tuple(labels[starts]), file[starts]
 
     def _free_classes(self) -> NDArray[np.bool_]:
         return np.array([name in FREE_CLASSES for name in self.class_names], dtype=np.bool_)
@@ -139,13 +146,10 @@ def _changed_states(start: FrameStates, end: FrameStates) -> list[str]:
     return [f"frame {_first_difference(before, after)} is not what it was before the load"]
 
 
-def _first_difference(
-    before: tuple[NDArray[np.uint64], NDArray[np.uint64], Sequence[str]],
-    after: tuple[NDArray[np.uint64], NDArray[np.uint64], Sequence[str]],
-) -> int:
+def _first_difference(before: Canonical, after: Canonical) -> int:
     rows = zip(zip(*before, strict=True), zip(*after, strict=True), strict=False)
-    for (first, count, name), (other_first, other_count, other_name) in rows:
-        if first != other_first or name != other_name:
+    for (first, count, *whose), (other_first, other_count, *other_whose) in rows:
+        if first != other_first or whose != other_whose:
             return int(min(first, other_first))
         if count != other_count:
             return int(first + min(count, other_count))

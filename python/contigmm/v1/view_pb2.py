@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63ontigmm/v1/view.proto\x12\x0b\x63ontigmm.v1\x1a\x1egoogle/protobuf/duration.proto\"Q\n\x16ReadProcessFileRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12&\n\x04\x66ile\x18\x02 \x01(\x0e\x32\x18.contigmm.v1.ProcessFile\"=\n\x17ReadProcessFileResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"Q\n\x16ReadMachineFileRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12&\n\x04\x66ile\x18\x02 \x01(\x0e\x32\x18.contigmm.v1.MachineFile\"=\n\x17ReadMachineFileResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"Z\n\x13ReadPagemapsRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x11\n\tprocesses\x18\x02 \x03(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\"^\n\x14ReadPagemapsResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\x0f\n\x07process\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x0c\"$\n\x11ReadFramesRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"q\n\x12ReadFramesResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\x12\r\n\x05\x63ount\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66rame_class\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63lass_names\x18\x05 \x03(\t\"(\n\x15ReadFreeBlocksRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"^\n\x16ReadFreeBlocksResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\x0b\n\x03pfn\x18\x02 \x01(\x0c\x12\r\n\x05order\x18\x03 \x01(\x0c\x12\x13\n\x0bmigratetype\x18\x04 \x01(\x0c\"&\n\x13GetBuddyinfoRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"V\n\x14GetBuddyinfoResponse\x12)\n\x05zones\x18\x01 \x03(\x0b\x32\x1a.contigmm.v1.ZoneBuddyinfo\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"J\n\rZoneBuddyinfo\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x13\n\x0b\x66ree_blocks\x18\x02 \x03(\x04\x12\x16\n\x0eunusable_index\x18\x03 \x03(\x01\"%\n\x12GetCountersRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"\xc1\x01\n\x13GetCountersResponse\x12<\n\x06vmstat\x18\x01 \x03(\x0b\x32,.contigmm.v1.GetCountersResponse.VmstatEntry\x12(\n\x05zones\x18\x02 \x03(\x0b\x32\x19.contigmm.v1.ZoneCounters\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x1a-\n\x0bVmstatEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x88\x01\n\x0cZoneCounters\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x39\n\x08\x63ounters\x18\x02 \x03(\x0b\x32\'.contigmm.v1.ZoneCounters.CountersEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"S\n\x13WatchMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa4\x01\n\x14WatchMachineResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\x0e\n\x06passed\x18\x02 \x01(\x04\x12\x10\n\x08\x63lock_ns\x18\x03 \x01(\x04\x12\x15\n\rprocess_count\x18\x04 \x01(\r\x12)\n\x05zones\x18\x05 \x03(\x0b\x32\x1a.contigmm.v1.ZoneBuddyinfo\x12\x13\n\x0bqueue_depth\x18\x06 \x01(\r*s\n\x0bProcessFile\x12\x1c\n\x18PROCESS_FILE_UNSPECIFIED\x10\x00\x12\x15\n\x11PROCESS_FILE_MAPS\x10\x01\x12\x16\n\x12PROCESS_FILE_SMAPS\x10\x02\x12\x17\n\x13PROCESS_FILE_STATUS\x10\x03*\x9a\x01\n\x0bMachineFile\x12\x1c\n\x18MACHINE_FILE_UNSPECIFIED\x10\x00\x12\x1a\n\x16MACHINE_FILE_BUDDYINFO\x10\x01\x12\x1d\n\x19MACHINE_FILE_PAGETYPEINFO\x10\x02\x12\x19\n\x15MACHINE_FILE_ZONEINFO\x10\x03\x12\x17\n\x13MACHINE_FILE_VMSTAT\x10\x04\x32\xd0\x05\n\x0bViewService\x12^\n\x0fReadProcessFile\x12#.contigmm.v1.ReadProcessFileRequest\x1a$.contigmm.v1.ReadProcessFileResponse0\x01\x12^\n\x0fReadMachineFile\x12#.contigmm.v1.ReadMachineFileRequest\x1a$.contigmm.v1.ReadMachineFileResponse0\x01\x12U\n\x0cReadPagemaps\x12 .contigmm.v1.ReadPagemapsRequest\x1a!.contigmm.v1.ReadPagemapsResponse0\x01\x12O\n\nReadFrames\x12\x1e.contigmm.v1.ReadFramesRequest\x1a\x1f.contigmm.v1.ReadFramesResponse0\x01\x12[\n\x0eReadFreeBlocks\x12\".contigmm.v1.ReadFreeBlocksRequest\x1a#.contigmm.v1.ReadFreeBlocksResponse0\x01\x12S\n\x0cGetBuddyinfo\x12 .contigmm.v1.GetBuddyinfoRequest\x1a!.contigmm.v1.GetBuddyinfoResponse\x12P\n\x0bGetCounters\x12\x1f.contigmm.v1.GetCountersRequest\x1a .contigmm.v1.GetCountersResponse\x12U\n\x0cWatchMachine\x12 .contigmm.v1.WatchMachineRequest\x1a!.contigmm.v1.WatchMachineResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63ontigmm/v1/view.proto\x12\x0b\x63ontigmm.v1\x1a\x1egoogle/protobuf/duration.proto\"Q\n\x16ReadProcessFileRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12&\n\x04\x66ile\x18\x02 \x01(\x0e\x32\x18.contigmm.v1.ProcessFile\"=\n\x17ReadProcessFileResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"Q\n\x16ReadMachineFileRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12&\n\x04\x66ile\x18\x02 \x01(\x0e\x32\x18.contigmm.v1.MachineFile\"=\n\x17ReadMachineFileResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"Z\n\x13ReadPagemapsRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x11\n\tprocesses\x18\x02 \x03(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\"^\n\x14ReadPagemapsResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\x0f\n\x07process\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x0c\"$\n\x11ReadFramesRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"\x7f\n\x12ReadFramesResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\x12\r\n\x05\x63ount\x18\x03 \x01(\x0c\x12\x13\n\x0b\x66rame_class\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63lass_names\x18\x05 \x03(\t\x12\x0c\n\x04\x66ile\x18\x06 \x01(\x0c\"(\n\x15ReadFreeBlocksRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"^\n\x16ReadFreeBlocksResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\x0b\n\x03pfn\x18\x02 \x01(\x0c\x12\r\n\x05order\x18\x03 \x01(\x0c\x12\x13\n\x0bmigratetype\x18\x04 \x01(\x0c\"&\n\x13GetBuddyinfoRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"V\n\x14GetBuddyinfoResponse\x12)\n\x05zones\x18\x01 \x03(\x0b\x32\x1a.contigmm.v1.ZoneBuddyinfo\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"J\n\rZoneBuddyinfo\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x13\n\x0b\x66ree_blocks\x18\x02 \x03(\x04\x12\x16\n\x0eunusable_index\x18\x03 \x03(\x01\"%\n\x12GetCountersRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"\xc1\x01\n\x13GetCountersResponse\x12<\n\x06vmstat\x18\x01 \x03(\x0b\x32,.contigmm.v1.GetCountersResponse.VmstatEntry\x12(\n\x05zones\x18\x02 \x03(\x0b\x32\x19.contigmm.v1.ZoneCounters\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x1a-\n\x0bVmstatEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x88\x01\n\x0cZoneCounters\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x39\n\x08\x63ounters\x18\x02 \x03(\x0b\x32\'.contigmm.v1.ZoneCounters.CountersEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"S\n\x13WatchMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa4\x01\n\x14WatchMachineResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\x0e\n\x06passed\x18\x02 \x01(\x04\x12\x10\n\x08\x63lock_ns\x18\x03 \x01(\x04\x12\x15\n\rprocess_count\x18\x04 \x01(\r\x12)\n\x05zones\x18\x05 \x03(\x0b\x32\x1a.contigmm.v1.ZoneBuddyinfo\x12\x13\n\x0bqueue_depth\x18\x06 \x01(\r*s\n\x0bProcessFile\x12\x1c\n\x18PROCESS_FILE_UNSPECIFIED\x10\x00\x12\x15\n\x11PROCESS_FILE_MAPS\x10\x01\x12\x16\n\x12PROCESS_FILE_SMAPS\x10\x02\x12\x17\n\x13PROCESS_FILE_STATUS\x10\x03*\x9a\x01\n\x0bMachineFile\x12\x1c\n\x18MACHINE_FILE_UNSPECIFIED\x10\x00\x12\x1a\n\x16MACHINE_FILE_BUDDYINFO\x10\x01\x12\x1d\n\x19MACHINE_FILE_PAGETYPEINFO\x10\x02\x12\x19\n\x15MACHINE_FILE_ZONEINFO\x10\x03\x12\x17\n\x13MACHINE_FILE_VMSTAT\x10\x04\x32\xd0\x05\n\x0bViewService\x12^\n\x0fReadProcessFile\x12#.contigmm.v1.ReadProcessFileRequest\x1a$.contigmm.v1.ReadProcessFileResponse0\x01\x12^\n\x0fReadMachineFile\x12#.contigmm.v1.ReadMachineFileRequest\x1a$.contigmm.v1.ReadMachineFileResponse0\x01\x12U\n\x0cReadPagemaps\x12 .contigmm.v1.ReadPagemapsRequest\x1a!.contigmm.v1.ReadPagemapsResponse0\x01\x12O\n\nReadFrames\x12\x1e.contigmm.v1.ReadFramesRequest\x1a\x1f.contigmm.v1.ReadFramesResponse0\x01\x12[\n\x0eReadFreeBlocks\x12\".contigmm.v1.ReadFreeBlocksRequest\x1a#.contigmm.v1.ReadFreeBlocksResponse0\x01\x12S\n\x0cGetBuddyinfo\x12 .contigmm.v1.GetBuddyinfoRequest\x1a!.contigmm.v1.GetBuddyinfoResponse\x12P\n\x0bGetCounters\x12\x1f.contigmm.v1.GetCountersRequest\x1a .contigmm.v1.GetCountersResponse\x12U\n\x0cWatchMachine\x12 .contigmm.v1.WatchMachineRequest\x1a!.contigmm.v1.WatchMachineResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCOUNTERSRESPONSE_VMSTATENTRY']._serialized_options = b'8\001'
   _globals['_ZONECOUNTERS_COUNTERSENTRY']._loaded_options = None
   _globals['_ZONECOUNTERS_COUNTERSENTRY']._serialized_options = b'8\001'
-  _globals['_PROCESSFILE']._serialized_start=1672
-  _globals['_PROCESSFILE']._serialized_end=1787
-  _globals['_MACHINEFILE']._serialized_start=1790
-  _globals['_MACHINEFILE']._serialized_end=1944
+  _globals['_PROCESSFILE']._serialized_start=1686
+  _globals['_PROCESSFILE']._serialized_end=1801
+  _globals['_MACHINEFILE']._serialized_start=1804
+  _globals['_MACHINEFILE']._serialized_end=1958
   _globals['_READPROCESSFILEREQUEST']._serialized_start=71
   _globals['_READPROCESSFILEREQUEST']._serialized_end=152
   _globals['_READPROCESSFILERESPONSE']._serialized_start=154
@@ -55,31 +55,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READFRAMESREQUEST']._serialized_start=551
   _globals['_READFRAMESREQUEST']._serialized_end=587
   _globals['_READFRAMESRESPONSE']._serialized_start=589
-  _globals['_READFRAMESRESPONSE']._serialized_end=702
-  _globals['_READFREEBLOCKSREQUEST']._serialized_start=704
-  _globals['_READFREEBLOCKSREQUEST']._serialized_end=744
-  _globals['_READFREEBLOCKSRESPONSE']._serialized_start=746
-  _globals['_READFREEBLOCKSRESPONSE']._serialized_end=840
-  _globals['_GETBUDDYINFOREQUEST']._serialized_start=842
-  _globals['_GETBUDDYINFOREQUEST']._serialized_end=880
-  _globals['_GETBUDDYINFORESPONSE']._serialized_start=882
-  _globals['_GETBUDDYINFORESPONSE']._serialized_end=968
-  _globals['_ZONEBUDDYINFO']._serialized_start=970
-  _globals['_ZONEBUDDYINFO']._serialized_end=1044
-  _globals['_GETCOUNTERSREQUEST']._serialized_start=1046
-  _globals['_GETCOUNTERSREQUEST']._serialized_end=1083
-  _globals['_GETCOUNTERSRESPONSE']._serialized_start=1086
-  _globals['_GETCOUNTERSRESPONSE']._serialized_end=1279
-  _globals['_GETCOUNTERSRESPONSE_VMSTATENTRY']._serialized_start=1234
-  _globals['_GETCOUNTERSRESPONSE_VMSTATENTRY']._serialized_end=1279
-  _globals['_ZONECOUNTERS']._serialized_start=1282
-  _globals['_ZONECOUNTERS']._serialized_end=1418
-  _globals['_ZONECOUNTERS_COUNTERSENTRY']._serialized_start=1371
-  _globals['_ZONECOUNTERS_COUNTERSENTRY']._serialized_end=1418
-  _globals['_WATCHMACHINEREQUEST']._serialized_start=1420
-  _globals['_WATCHMACHINEREQUEST']._serialized_end=1503
-  _globals['_WATCHMACHINERESPONSE']._serialized_start=1506
-  _globals['_WATCHMACHINERESPONSE']._serialized_end=1670
-  _globals['_VIEWSERVICE']._serialized_start=1947
-  _globals['_VIEWSERVICE']._serialized_end=2667
+  _globals['_READFRAMESRESPONSE']._serialized_end=716
+  _globals['_READFREEBLOCKSREQUEST']._serialized_start=718
+  _globals['_READFREEBLOCKSREQUEST']._serialized_end=758
+  _globals['_READFREEBLOCKSRESPONSE']._serialized_start=760
+  _globals['_READFREEBLOCKSRESPONSE']._serialized_end=854
+  _globals['_GETBUDDYINFOREQUEST']._serialized_start=856
+  _globals['_GETBUDDYINFOREQUEST']._serialized_end=894
+  _globals['_GETBUDDYINFORESPONSE']._serialized_start=896
+  _globals['_GETBUDDYINFORESPONSE']._serialized_end=982
+  _globals['_ZONEBUDDYINFO']._serialized_start=984
+  _globals['_ZONEBUDDYINFO']._serialized_end=1058
+  _globals['_GETCOUNTERSREQUEST']._serialized_start=1060
+  _globals['_GETCOUNTERSREQUEST']._serialized_end=1097
+  _globals['_GETCOUNTERSRESPONSE']._serialized_start=1100
+  _globals['_GETCOUNTERSRESPONSE']._serialized_end=1293
+  _globals['_GETCOUNTERSRESPONSE_VMSTATENTRY']._serialized_start=1248
+  _globals['_GETCOUNTERSRESPONSE_VMSTATENTRY']._serialized_end=1293
+  _globals['_ZONECOUNTERS']._serialized_start=1296
+  _globals['_ZONECOUNTERS']._serialized_end=1432
+  _globals['_ZONECOUNTERS_COUNTERSENTRY']._serialized_start=1385
+  _globals['_ZONECOUNTERS_COUNTERSENTRY']._serialized_end=1432
+  _globals['_WATCHMACHINEREQUEST']._serialized_start=1434
+  _globals['_WATCHMACHINEREQUEST']._serialized_end=1517
+  _globals['_WATCHMACHINERESPONSE']._serialized_start=1520
+  _globals['_WATCHMACHINERESPONSE']._serialized_end=1684
+  _globals['_VIEWSERVICE']._serialized_start=1961
+  _globals['_VIEWSERVICE']._serialized_end=2681
 # @@protoc_insertion_point(module_scope)

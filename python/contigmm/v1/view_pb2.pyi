@@ -280,7 +280,7 @@ Global___ReadFramesRequest: _TypeAlias = ReadFramesRequest  # noqa: Y015
 
 @_typing.final
 class ReadFramesResponse(_message.Message):
-    """Runs of frames of one class, in columns."""
+    """Runs of frames of one class that cache one file, or none, in columns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -289,6 +289,7 @@ class ReadFramesResponse(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     FRAME_CLASS_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position that the runs show."""
     first: _builtins.bytes
@@ -297,6 +298,8 @@ class ReadFramesResponse(_message.Message):
     """uint32 little-endian: frames."""
     frame_class: _builtins.bytes
     """uint8: number of the class, an index of `class_names`."""
+    file: _builtins.bytes
+    """uint32 little-endian: number of the file of which they cache pages; 2^32 - 1: none."""
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the classes; in the first message."""
@@ -309,10 +312,11 @@ class ReadFramesResponse(_message.Message):
         count: _builtins.bytes = ...,
         frame_class: _builtins.bytes = ...,
         class_names: _abc.Iterable[_builtins.str] | None = ...,
+        file: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "count", b"count", "first", b"first", "frame_class", b"frame_class", "machine_seq", b"machine_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "count", b"count", "file", b"file", "first", b"first", "frame_class", b"frame_class", "machine_seq", b"machine_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -103,7 +103,7 @@ class ViewServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadFrames(self, request, context):
-        """ReadFrames sends what every frame of the machine is at one moment, as runs of one class.
+        """ReadFrames sends what every frame of the machine is at one moment, as runs of one class and file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

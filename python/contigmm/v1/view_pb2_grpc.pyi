@@ -42,7 +42,7 @@ class ViewServiceStub:
     ReadPagemaps: _grpc.UnaryStreamMultiCallable[_view_pb2.ReadPagemapsRequest, _view_pb2.ReadPagemapsResponse]
     """ReadPagemaps sends /proc/PID/pagemap of the mapped ranges of several processes at one moment."""
     ReadFrames: _grpc.UnaryStreamMultiCallable[_view_pb2.ReadFramesRequest, _view_pb2.ReadFramesResponse]
-    """ReadFrames sends what every frame of the machine is at one moment, as runs of one class."""
+    """ReadFrames sends what every frame of the machine is at one moment, as runs of one class and file."""
     ReadFreeBlocks: _grpc.UnaryStreamMultiCallable[_view_pb2.ReadFreeBlocksRequest, _view_pb2.ReadFreeBlocksResponse]
     """ReadFreeBlocks sends the free lists at one moment, in list order."""
     GetBuddyinfo: _grpc.UnaryUnaryMultiCallable[_view_pb2.GetBuddyinfoRequest, _view_pb2.GetBuddyinfoResponse]
@@ -67,7 +67,7 @@ class ViewServiceAsyncStub(ViewServiceStub):
     ReadPagemaps: _aio.UnaryStreamMultiCallable[_view_pb2.ReadPagemapsRequest, _view_pb2.ReadPagemapsResponse]  # type: ignore[assignment]
     """ReadPagemaps sends /proc/PID/pagemap of the mapped ranges of several processes at one moment."""
     ReadFrames: _aio.UnaryStreamMultiCallable[_view_pb2.ReadFramesRequest, _view_pb2.ReadFramesResponse]  # type: ignore[assignment]
-    """ReadFrames sends what every frame of the machine is at one moment, as runs of one class."""
+    """ReadFrames sends what every frame of the machine is at one moment, as runs of one class and file."""
     ReadFreeBlocks: _aio.UnaryStreamMultiCallable[_view_pb2.ReadFreeBlocksRequest, _view_pb2.ReadFreeBlocksResponse]  # type: ignore[assignment]
     """ReadFreeBlocks sends the free lists at one moment, in list order."""
     GetBuddyinfo: _aio.UnaryUnaryMultiCallable[_view_pb2.GetBuddyinfoRequest, _view_pb2.GetBuddyinfoResponse]  # type: ignore[assignment]
@@ -113,7 +113,7 @@ class ViewServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _view_pb2.ReadFramesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_view_pb2.ReadFramesResponse], _abc.AsyncIterator[_view_pb2.ReadFramesResponse]]:
-        """ReadFrames sends what every frame of the machine is at one moment, as runs of one class."""
+        """ReadFrames sends what every frame of the machine is at one moment, as runs of one class and file."""
 
     @_abc_1.abstractmethod
     def ReadFreeBlocks(

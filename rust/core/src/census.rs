@@ -4,6 +4,9 @@ use crate::mem_map::{PageClass, page_flags};
 use crate::memory::Memory;
 use crate::units::{PAGEBLOCK_NR_PAGES, Pfn};
 
+/// In [`Memory::frame_files`]: the frame caches no file.
+pub const NO_FILE: u32 = u32::MAX;
+
 impl Memory {
     /// Frames of each class in every pageblock, from frame 0 on. A frame that `mlock(2)` keeps in
     /// memory counts as such, whatever it was before.
@@ -41,6 +44,17 @@ impl Memory {
             classes[start..start + block.order.nr_pages() as usize].fill(class as u8);
         }
         classes
+    }
+
+    /// File of every frame that caches a page of one, from frame 0 on; [`NO_FILE`] for the others.
+    pub fn frame_files(&self) -> Vec<u32> {
+        let mut files = vec![NO_FILE; self.map.nr_frames() as usize];
+        for (id, file) in &self.owners.cache.files {
+            for (_, pfn) in file.cached(0..u32::MAX) {
+                files[pfn.0 as usize] = id.0;
+            }
+        }
+        files
     }
 }
 

@@ -16,7 +16,7 @@ from contigmm_server.codec import PAGE_SHIFT
 
 PAGE_BYTES: Final = 1 << PAGE_SHIFT
 ENTRY_BYTES: Final = 8
-RUN_BYTES: Final = 9  # one row of frame_runs
+RUN_BYTES: Final = 13  # one row of frame_runs
 BLOCK_BYTES: Final = 6  # one row of free_blocks
 CLASS_NAMES: Final = tuple(kind.name.lower() for kind in PageClass)
 _TASK_END: Final = 1 << 47
@@ -70,23 +70,29 @@ def _spawned(machine: Machine) -> list[int]:
 
 @dataclass(slots=True, frozen=True)
 class Runs:
-    """Runs of frames of one class."""
+    """Runs of frames of one class that cache one file, or none."""
 
     first: npt.NDArray[np.uint32]
     count: npt.NDArray[np.uint32]
     frame_class: npt.NDArray[np.uint8]
+    file: npt.NDArray[np.uint32]
 
 
 def frame_runs(machine: Machine) -> Runs:
     """What every frame is, holes left out."""
     with machine.held() as memory:
-        classes = memory.frame_classes()
-    starts = np.flatnonzero(np.diff(classes, prepend=np.uint8(255)))
+        classes, files = memory.frame_classes(), memory.frame_files()
+    starts = np.concatenate(
+        [[0], np.flatnonzero((np.diff(classes) != 0) | (np.diff(files) != 0)) + 1]
+    )
     count = np.diff(starts, append=len(classes))
     kinds = classes[starts]
     present = kinds != PageClass.NOPAGE
     return Runs(
-        starts[present].astype("<u4"), count[present].astype("<u4"), kinds[present].astype("u1")
+        starts[present].astype("<u4"),
+        count[present].astype("<u4"),
+        kinds[present].astype("u1"),
+        files[starts[present]].astype("<u4"),
     )
 
 

@@ -90,6 +90,7 @@ class ViewService(view_pb2_grpc.ViewServiceServicer):
                 first=runs.first[rows].tobytes(),
                 count=runs.count[rows].tobytes(),
                 frame_class=runs.frame_class[rows].tobytes(),
+                file=runs.file[rows].tobytes(),
             )
 
     async def ReadFreeBlocks(

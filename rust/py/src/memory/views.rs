@@ -79,6 +79,11 @@ impl Memory {
         PyArray1::from_vec(py, classes)
     }
 
+    fn frame_files<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u32>> {
+        let files = py.detach(|| self.0.lock().frame_files());
+        PyArray1::from_vec(py, files)
+    }
+
     fn user_stat<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stat = self.with(py, |memory| *memory.user_stat());
         let row = PyDict::new(py);
