@@ -10,7 +10,7 @@ from typing import TypedDict, final, type_check_only
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CoreError", "InvariantError", "Memory", "VmaIndex"]
+__all__ = ["CoreError", "InvariantError", "KmemReplay", "Memory", "VmaIndex"]
 
 class CoreError(OSError):
     """The core refused. ``errno`` is Linux's number, ``cause`` says which rule it was.
@@ -543,6 +543,49 @@ class Memory:
 
     def advance_clock(self, ns: int) -> None:
         """Let ``ns`` pass on every CPU."""
+
+@type_check_only
+class Replayed(TypedDict):
+    """What a replay came upon so far, as :meth:`KmemReplay.run` tells it."""
+
+    taken: int
+    silent: int
+    missing: int
+    unknown_frees: int
+    claims: int
+    steals: int
+
+@final
+class KmemReplay:
+    """A forced replay of recorded events on one memory, whose frames in use stand for themselves.
+
+    While it lasts, nothing else may use the memory: frames on per-CPU lists count as in use.
+    """
+
+    def __new__(cls, memory: Memory) -> KmemReplay:
+        """Begin a replay.
+
+        Raises:
+            ValueError: The memory has address spaces, files or runs.
+        """
+
+    def run(
+        self,
+        *,
+        step: npt.NDArray[np.uint8],
+        cpu: npt.NDArray[np.uint8],
+        zone: npt.NDArray[np.uint8],
+        order: npt.NDArray[np.uint8],
+        migratetype: npt.NDArray[np.uint8],
+        handle: npt.NDArray[np.uint32],
+    ) -> Replayed:
+        """Apply events in order; columns as ``Recorded``, rust/core/src/kmem_replay.rs.
+
+        Returns what was come upon since the beginning.
+
+        Raises:
+            ValueError: An event cannot be; those before it have been applied.
+        """
 
 @final
 class VmaIndex:

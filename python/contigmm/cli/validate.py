@@ -78,3 +78,35 @@ def supply(
         print(dumps(report, version=version("contigmm")))
     for line in error_lines(report["steps"]):
         print(line, file=sys.stderr if as_json else sys.stdout)
+
+
+@app.command("replay")
+def replay(
+    stems: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STEM...",
+            help="STEM.before.snap.tar.xz, STEM.kmem.tar.xz and, to compare, STEM.after….",
+        ),
+    ],
+    *,
+    end_state: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where the forecast free blocks go, as JSON."),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=1, max=1000, help="How often to draw what is not told.")
+    ] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the first draw.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Ask the simulated allocator what a real one was asked; compare what is left free."""
+    from contigmm.validate.replay import dumps, replay_report, summary_lines, write_end_states
+
+    report = replay_report(stems, draws=draws, seed=seed)
+    if end_state is not None:
+        write_end_states(report, end_state)
+    if as_json:
+        print(dumps(report, version=version("contigmm")))
+    for line in summary_lines(report):
+        print(line, file=sys.stderr if as_json else sys.stdout)

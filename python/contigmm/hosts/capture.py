@@ -7,20 +7,19 @@ of /proc; those that were read around the scan as ``NAME.before`` and ``NAME.aft
 
 from __future__ import annotations
 
-import io
 import json
-import lzma
-import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from contigmm.description import MAX_NR_FRAMES
 from contigmm.hosts import rle
+from contigmm.hosts.archive import read_members
 from contigmm.hosts.evidence import Evidence, from_texts
+from contigmm.hosts.scan_clock import scan_clock
 from contigmm.hosts.source_error import SourceError
 
 FORMAT: Final = "physmem-snapshot/1"
-_MAX_UNPACKED: Final = 1 << 30
 
 
 def read_capture(path: Path) -> Evidence:
@@ -30,7 +29,7 @@ def read_capture(path: Path) -> Evidence:
         SourceError: the file is no capture, is damaged, or a text in it is malformed.
     """
     name = str(path)
-    members = _members(path)
+    members = read_members(path)
     meta = _meta(members, name)
     try:
         flags = rle.decode(members["kpageflags.rle"], max_words=MAX_NR_FRAMES)
@@ -44,7 +43,7 @@ def read_capture(path: Path) -> Evidence:
         if member.startswith("text/")
     }
     nr_cpus, system = meta.get("ncpu"), meta.get("uname")
-    return from_texts(
+    evidence = from_texts(
         texts,
         origin=name,
         name_of={text: f"{name}:text/{text}" for text in texts},
@@ -53,30 +52,7 @@ def read_capture(path: Path) -> Evidence:
         nr_cpus=nr_cpus if isinstance(nr_cpus, int) and 0 < nr_cpus <= 8192 else 0,
         kernel=str(system.get("release", "")) if isinstance(system, dict) else "",
     )
-
-
-def _members(path: Path) -> dict[str, bytes]:
-    """Unpack, without writing anything, and with a cap on the unpacked size."""
-    inflater = lzma.LZMADecompressor()
-    try:
-        plain = inflater.decompress(path.read_bytes(), _MAX_UNPACKED)
-        if not inflater.eof:
-            raise SourceError(
-                f"it is cut off or has more than {_MAX_UNPACKED} bytes.", name=str(path)
-            )
-        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:
-            out = {}
-            for member in tar:
-                file = tar.extractfile(member) if member.isreg() else None
-                if file is not None:
-                    out[member.name.removeprefix("./")] = file.read()
-            return out
-    except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
-        raise SourceError(
-            f"it is no .tar.xz file, or damaged ({error}).", name=str(path)
-        ) from error
-    except OSError as error:
-        raise SourceError(f"it cannot be read: {error.strerror}.", name=str(path)) from error
+    return replace(evidence, scan=scan_clock(meta))
 
 
 def _meta(members: dict[str, bytes], name: str) -> dict[str, Any]:

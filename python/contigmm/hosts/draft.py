@@ -21,6 +21,7 @@ class Subject(enum.IntEnum):
     OWNERS = 2
     LIST_ORDER = 3
     PLACEMENT = 4
+    REPORTED = 5
 
 
 def stream(seed: int, subject: Subject) -> np.random.Generator:

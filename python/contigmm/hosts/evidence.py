@@ -17,6 +17,7 @@ from contigmm.hosts.proc_text import (
     parse_zoneinfo,
 )
 from contigmm.hosts.rle import WordRuns
+from contigmm.hosts.scan_clock import ScanClock
 from contigmm.hosts.source_error import SourceError
 
 
@@ -25,7 +26,8 @@ class Evidence:
     """All readings of one machine.
 
     ``types`` are the readings of /proc/pagetypeinfo (none: not told; two: around a scan);
-    ``page_flags`` has the word of each frame, from frame 0 on.
+    ``page_flags`` has the word of each frame, from frame 0 on, ``scan`` tells when
+    each was read, ``buddyinfo_after`` the free lists just after.
     """
 
     origin: str
@@ -39,6 +41,8 @@ class Evidence:
     nr_cpus: int = 1
     kernel: str = ""
     settings: dict[str, int | str] = field(default_factory=dict)
+    scan: ScanClock | None = None
+    buddyinfo_after: dict[ZoneKey, list[int]] = field(default_factory=dict)
 
 
 #: Settings that decide how memory is handed out, by the name that a description has for them.
@@ -130,7 +134,13 @@ def from_texts(
         nr_cpus=nr_cpus or max((len(zone.pcp) for zone in zones), default=1) or 1,
         kernel=kernel or _release(texts.get("version", "")),
         settings=settings_of(found_settings or {}),
+        buddyinfo_after=_buddyinfo_after(texts, named("buddyinfo.after")),
     )
+
+
+def _buddyinfo_after(texts: Mapping[str, str], name: str) -> dict[ZoneKey, list[int]]:
+    text = texts.get("buddyinfo.after", "")
+    return parse_buddyinfo(text, name=name) if readable(text) else {}
 
 
 def readable(text: str) -> bool:

@@ -48,7 +48,7 @@ _BLANK_IN_RECLAIMABLE: Final = 2500
 _BLANK_MOVABLE_MAX: Final = 4600
 #: Weight of one free block too many or too few of a type, by order, in the same unit.
 _RESIDUAL_WEIGHT: Final = np.array(
-    [3000 * 3**order // 2**order for order in range(NR_PAGE_ORDERS)], np.int64
+    [30_000 * 3**order // 2**order for order in range(NR_PAGE_ORDERS)], np.int64
 )
 #: A pageblock that was claimed (mm/page_alloc.c:try_to_claim_block(), v6.18) has a type that most
 #: of its content does not show: never dearer than this, plus this a movable frame.

@@ -84,7 +84,7 @@ def decode(stream: bytes, *, max_words: int = 2**32 - 1) -> WordRuns:
     if begin > len(stream):
         raise CodecError("its dictionary is cut off")
     dictionary = np.frombuffer(stream, "<u8", nr_words, _HEADER).astype(np.uint64)
-    pairs = _decode_varints(np.frombuffer(stream, np.uint8, -1, begin))
+    pairs = decode_varints(np.frombuffer(stream, np.uint8, -1, begin))
     if len(pairs) % 2:
         raise CodecError("its last run has no length")
     index, nr = pairs[0::2], pairs[1::2]
@@ -109,7 +109,7 @@ def _encode_varints(values: I64) -> bytes:
     return out.tobytes()
 
 
-def _decode_varints(octets: npt.NDArray[np.uint8]) -> I64:
+def decode_varints(octets: npt.NDArray[np.uint8]) -> I64:
     """Read unsigned LEB128 varints until the end."""
     last = np.flatnonzero(octets < 0x80)
     if len(octets) and (not len(last) or last[-1] != len(octets) - 1):

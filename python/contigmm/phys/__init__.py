@@ -2,11 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from contigmm._core import CoreError, InvariantError, Memory, VmaIndex
+from contigmm._core import CoreError, InvariantError, KmemReplay, Memory, VmaIndex
 
 if TYPE_CHECKING:  # types of the stub only
-    from contigmm._core import RangeUsage, ZoneCounters
+    from contigmm._core import RangeUsage, Replayed, ZoneCounters
 
-    __all__ = ["CoreError", "InvariantError", "Memory", "RangeUsage", "VmaIndex", "ZoneCounters"]
+    __all__ = [
+        "CoreError",
+        "InvariantError",
+        "KmemReplay",
+        "Memory",
+        "RangeUsage",
+        "Replayed",
+        "VmaIndex",
+        "ZoneCounters",
+    ]
 else:
-    __all__ = ["CoreError", "InvariantError", "Memory", "VmaIndex"]
+    __all__ = ["CoreError", "InvariantError", "KmemReplay", "Memory", "VmaIndex"]

@@ -26,6 +26,7 @@ pub mod huge_memory;
 pub mod import;
 pub mod invariants;
 pub mod khugepaged;
+pub mod kmem_replay;
 pub mod mem_map;
 pub mod memory;
 pub mod migrate;

@@ -141,8 +141,35 @@ impl Pcp {
         self.free_count = self.free_count.checked_shr(nr).unwrap_or(0);
     }
 
+    /// The counts alone.
+    pub(crate) fn without_blocks(self) -> Self {
+        Self {
+            lists: Default::default(),
+            ..self
+        }
+    }
+
+    /// What a free changes besides the lists: `free_unref_page_commit()`.
+    pub(crate) fn count_free(&mut self, order: Order, limits: PcpLimits) {
+        self.alloc_factor >>= 1;
+        self.count += order.nr_pages();
+        if self.free_count < limits.batch << BATCH_SCALE_MAX {
+            self.free_count += order.nr_pages();
+        }
+    }
+
+    /// Learns from a recorded refill of single frames that was larger than expected how far the
+    /// factor must have grown.
+    pub(crate) fn was_refilled(&mut self, order: Order, blocks: u32, base: u32) {
+        let least = blocks.div_ceil(base.max(1)).max(1).next_power_of_two();
+        let factor = u8::try_from(least.ilog2()).expect("below 32") + 1;
+        if order == Order::ZERO && blocks > base {
+            self.alloc_factor = self.alloc_factor.max(factor.min(BATCH_SCALE_MAX));
+        }
+    }
+
     /// How many blocks a refill takes: `nr_pcp_alloc()`.
-    fn nr_alloc(&mut self, limits: PcpLimits, below_high: bool, order: Order) -> u32 {
+    pub(crate) fn nr_alloc(&mut self, limits: PcpLimits, below_high: bool, order: Order) -> u32 {
         let base = limits.batch;
         self.high = self.high.clamp(limits.high_min, limits.high_max);
         if self.high < base {
@@ -188,7 +215,7 @@ impl Pcp {
     }
 
     /// The limit that a free is held against: `nr_pcp_high()`.
-    fn nr_high(
+    pub(crate) fn nr_high(
         &mut self,
         limits: PcpLimits,
         reclaim_active: bool,

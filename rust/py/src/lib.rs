@@ -15,6 +15,8 @@ mod _core {
     #[pymodule_export]
     use super::memory::Memory;
     #[pymodule_export]
+    use super::memory::replay::KmemReplay;
+    #[pymodule_export]
     use super::vma_index::VmaIndex;
 
     #[pymodule_init]

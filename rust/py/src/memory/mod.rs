@@ -6,6 +6,7 @@ mod files;
 mod huge;
 mod nodes;
 mod ranges;
+pub mod replay;
 mod room;
 mod runs;
 mod state;

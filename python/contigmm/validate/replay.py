@@ -1,0 +1,126 @@
+"""``validate-replay/1``: recorded runs replayed, beside what the real kernel was left with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from contigmm.hosts.kmem import KmemEvent
+from contigmm.replay.closure import closure_residual
+from contigmm.replay.distance import Distance, distance
+from contigmm.replay.forced import ForcedRun, buddy_events, run_forced, run_type_blind
+from contigmm.replay.recording import (
+    FreeCounts,
+    Recording,
+    free_counts,
+    read_recording,
+)
+
+SCHEMA: Final = "validate-replay/1"
+_COUNTS: Final = ("claims", "steals", "unknown_frees", "missing")
+
+
+def replay_report(stems: Sequence[str], *, draws: int, seed: int) -> dict[str, Any]:
+    """Replay each recording ``draws`` times and compare where the capture after it is there.
+
+    Raises:
+        SourceError: a file is missing or cannot be read as what it should be.
+    """
+    traces = [_trace(stem, draws=draws, seed=seed) for stem in stems]
+    return {"mode": "forced", "draws": draws, "seed": seed, "traces": traces}
+
+
+def end_states(report: dict[str, Any]) -> dict[str, FreeCounts]:
+    """Return the forecast free blocks of each stem, by zone and order."""
+    return {trace["stem"]: trace["end_state"] for trace in report["traces"]}
+
+
+def _trace(stem: str, *, draws: int, seed: int) -> dict[str, Any]:
+    recording = read_recording(stem)
+    events = buddy_events(recording)
+    runs = [run_forced(recording, events, seed=seed + n) for n in range(draws)]
+    typical = runs[_typical([run.free for run in runs])]
+    row: dict[str, Any] = {
+        "stem": stem,
+        "events": recording.trace.nr_events,
+        "events_per_s": round(recording.trace.nr_events / min(run.seconds for run in runs)),
+        **_medians(runs),
+        **_fallbacks(recording),
+    }
+    if recording.after is not None:
+        real = free_counts(recording.after)
+        row |= _compared(runs, real)
+        blind = run_type_blind(recording, events, seed=seed)
+        row["no_change"] = distance(free_counts(recording.before), real).to_json()
+        row["type_blind"] = distance(blind.free, real).to_json()
+        row["closure_residual"] = closure_residual(recording)
+    return row | {"end_state": typical.free, "end_state_by_type": typical.by_type}
+
+
+def _typical(states: Sequence[FreeCounts]) -> int:
+    """Return the draw that lies closest to all others."""
+    far = [sum(distance(one, other).free_pages_l1 for other in states) for one in states]
+    return int(np.argmin(far))
+
+
+def _medians(runs: Sequence[ForcedRun]) -> dict[str, float]:
+    return {name: float(np.median([getattr(run, name) for run in runs])) for name in _COUNTS}
+
+
+def _fallbacks(recording: Recording) -> dict[str, int]:
+    """Count how often the real kernel fell back between the captures."""
+    is_fallback = recording.trace.type == KmemEvent.EXTFRAG
+    claimed = recording.trace.fallbacks[recording.seen()[is_fallback], 3] != 0
+    return {"claims_real": int(claimed.sum()), "steals_real": int((~claimed).sum())}
+
+
+def _compared(runs: Sequence[ForcedRun], real: FreeCounts) -> dict[str, Any]:
+    """Return the median of each distance, and its least and greatest over the draws."""
+    found: list[Distance] = [distance(run.free, real) for run in runs]
+    rows = [one.to_json() for one in found]
+    out: dict[str, Any] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        out[name] = float(np.median(values))
+        out[f"{name}_range"] = [min(values), max(values)]
+    return out
+
+
+def write_end_states(report: dict[str, Any], path: Path) -> None:
+    """Write the forecast end states as one JSON object."""
+    path.write_text(json.dumps(end_states(report)) + "\n", encoding="utf-8")
+
+
+def dumps(report: dict[str, Any], *, version: str) -> str:
+    """Return the report as one JSON object."""
+    return json.dumps({"schema": SCHEMA, "contigmm": version, **report})
+
+
+def summary_lines(report: dict[str, Any]) -> list[str]:
+    """Return a line a trace for people."""
+    lines = []
+    for trace in report["traces"]:
+        line = (
+            f"{Path(trace['stem']).name}: {trace['events']} events, "
+            f"{trace['events_per_s'] / 1e6:.1f} M/s, claims {trace['claims']:.0f} "
+            f"(real {trace['claims_real']}), steals {trace['steals']:.0f} "
+            f"(real {trace['steals_real']})"
+        )
+        if "free_pages_l1" in trace:
+            line += (
+                f"; {_beside(trace, 'free_pages_l1', 'l1')}; {_beside(trace, 'emd_orders', 'emd')}"
+            )
+            line += f"; closure residual {trace['closure_residual']:.4f}"
+        lines.append(line)
+    return lines
+
+
+def _beside(trace: dict[str, Any], name: str, short: str) -> str:
+    return (
+        f"{short} {trace[name]:.5f} (nothing changed {trace['no_change'][name]:.5f}, "
+        f"type-blind {trace['type_blind'][name]:.5f})"
+    )
