@@ -7,7 +7,15 @@ import pytest
 from contigmm.bench import rpc
 from contigmm.cli import main
 
-WAYS = {"empty_unary", "mmap_unary", "stream_1", "stream_256", "columnar", "in_process"}
+WAYS = {
+    "empty_unary",
+    "mmap_unary",
+    "mmap_unary_group",
+    "stream_1",
+    "stream_256",
+    "columnar",
+    "in_process",
+}
 
 
 def test_the_report_has_every_way_of_calling(monkeypatch, capsys):

@@ -1,9 +1,11 @@
 """What a call costs the server: CPU microseconds an operation, by way of calling.
 
 One operation is ``mmap(MAP_CONTIG, 64 KiB)`` in the unary case, and alternately that and the munmap
-of the same range in all others. Start: ``spec:medium``, nothing mapped, a channel for every
-client. Each round runs every way once, so that what else the computer does falls on all alike. CPU
-time is the kernel's account of the server's threads (/proc/PID/task/*/schedstat).
+of the same range in all others. ``mmap_unary_group`` is ``mmap_unary`` with a journal that is
+synced in groups, on the disk of the temporary directory. Start: ``spec:medium``, nothing mapped, a
+channel for every client. Each round runs every way once, so that what else the computer does falls
+on all alike. CPU time is the kernel's account of the server's threads
+(/proc/PID/task/*/schedstat).
 """
 
 import asyncio
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Self, TypeVar
 
 import grpc.aio
@@ -173,15 +176,19 @@ class _Caller:
 class Bench:
     """All ways of calling, measured in turn."""
 
-    def __init__(self, pid: int, echo_pid: int) -> None:
+    def __init__(self, pid: int, echo_pid: int, group_pid: int) -> None:
+        """Measure three processes: the server, the echo, and the server with a journal."""
         self._pid = pid
         self._echo_pid = echo_pid
+        self._group_pid = group_pid
         self._callers: list[_Caller] = []
+        self._group_callers: list[_Caller] = []
         self._echoes: list[Any] = []
         self._library = LibraryMachine.boot(describe(MACHINE))
         self._library_process = self._library.spawn(rlimits=MEMLOCK).id
         self.empty_unary = Measured("empty_unary", CLIENTS)
         self.mmap_unary = Measured("mmap_unary", CLIENTS)
+        self.mmap_unary_group = Measured("mmap_unary_group", CLIENTS)
         self.stream_1 = Measured("stream_1", CLIENTS)
         self.stream_256 = Measured("stream_256", 1)
         self.columnar = Measured("columnar", 1)
@@ -189,20 +196,20 @@ class Bench:
         self._ways = (
             self.empty_unary,
             self.mmap_unary,
+            self.mmap_unary_group,
             self.stream_1,
             self.stream_256,
             self.columnar,
             self.in_process,
         )
 
-    async def connect(self, address: str, echo_address: str, stack: AsyncExitStack) -> None:
+    async def connect(
+        self, address: str, echo_address: str, group_address: str, stack: AsyncExitStack
+    ) -> None:
         """Open a channel, a process and a stream for every client."""
         for _ in range(CLIENTS):
-            client = await stack.enter_async_context(Client(address))
-            machine = Machine(client, "machines/default")
-            process = await machine.spawn(rlimits=MEMLOCK)
-            stream = await stack.enter_async_context(machine.stream())
-            self._callers.append(_Caller(process, stream))
+            self._callers.append(await _caller(address, stack))
+            self._group_callers.append(await _caller(group_address, stack))
             echo = grpc.aio.insecure_channel(echo_address, options=channel.OPTIONS)
             await stack.enter_async_context(echo)
             self._echoes.append(machine_pb2_grpc.MachineServiceStub(echo))
@@ -219,7 +226,9 @@ class Bench:
         with _Meter(self.empty_unary, self._echo_pid) as meter:
             await asyncio.gather(*(_call_echo(echo, meter) for echo in self._echoes))
         with _Meter(self.mmap_unary, self._pid) as meter:
-            await self._map_in_turns(meter)
+            await _map_in_turns(self._callers, meter)
+        with _Meter(self.mmap_unary_group, self._group_pid) as meter:
+            await _map_in_turns(self._group_callers, meter)
         with _Meter(self.stream_1, self._pid) as meter:
             await asyncio.gather(*(_map_and_unmap(caller, meter) for caller in self._callers))
         with _Meter(self.stream_256, self._pid) as meter:
@@ -228,14 +237,6 @@ class Bench:
             await _send_columns(self._callers[0].process, meter)
         with _Meter(self.in_process, os.getpid()) as meter:
             await self._execute_in_process(meter)
-
-    async def _map_in_turns(self, meter: _Meter) -> None:
-        """All clients map at once; when each has HELD mappings, they are undone, not measured."""
-        for _ in range(UNARY_CALLS // CLIENTS // HELD):
-            mapped = await asyncio.gather(*(_map(caller, meter) for caller in self._callers))
-            with meter.paused():
-                for caller, addresses in zip(self._callers, mapped, strict=True):
-                    await _unmap(caller.process, addresses)
 
     async def _execute_in_process(self, meter: _Meter) -> None:
         operations = pairs(self._library_process, BATCH)
@@ -249,6 +250,22 @@ class Bench:
     def rows(self) -> list[dict[str, object]]:
         """``results`` of bench-rpc/1."""
         return [way.row() for way in self._ways]
+
+
+async def _caller(address: str, stack: AsyncExitStack) -> _Caller:
+    client = await stack.enter_async_context(Client(address))
+    machine = Machine(client, "machines/default")
+    process = await machine.spawn(rlimits=MEMLOCK)
+    return _Caller(process, await stack.enter_async_context(machine.stream()))
+
+
+async def _map_in_turns(callers: Sequence[_Caller], meter: _Meter) -> None:
+    """All clients map at once; when each has HELD mappings, they are undone, not measured."""
+    for _ in range(UNARY_CALLS // CLIENTS // HELD):
+        mapped = await asyncio.gather(*(_map(caller, meter) for caller in callers))
+        with meter.paused():
+            for caller, addresses in zip(callers, mapped, strict=True):
+                await _unmap(caller.process, addresses)
 
 
 async def _call_echo(echo: Any, meter: _Meter) -> None:
@@ -290,10 +307,15 @@ async def _send_columns(process: Process, meter: _Meter) -> None:
 
 async def _measure(rounds: int) -> list[dict[str, object]]:
     command = ("contigmm_server.main", "--listen", "127.0.0.1:0", "--machine", MACHINE)
-    with serving(*command) as (pid, address), serving("contigmm.bench.echo") as (echo_pid, echo):
+    with (
+        TemporaryDirectory(prefix="contigmm-bench-") as data,
+        serving(*command) as (pid, address),
+        serving(*command, "--data", data) as (group_pid, group_address),
+        serving("contigmm.bench.echo") as (echo_pid, echo),
+    ):
         async with AsyncExitStack() as stack:
-            bench = Bench(pid, echo_pid)
-            await bench.connect(address, echo, stack)
+            bench = Bench(pid, echo_pid, group_pid)
+            await bench.connect(address, echo, group_address, stack)
             await bench.round()  # code, connections and per-CPU lists get warm
             bench.forget()
             for _ in range(rounds):

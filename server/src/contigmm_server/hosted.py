@@ -119,7 +119,10 @@ class HostedMachine:
         except ServiceError:
             await self.lasting()
             raise
-        await self.lasting()
+        journal = self.journal  # now: another segment may have begun meanwhile
+        pending = None if journal is None else journal.pending()
+        if pending is not None:
+            await pending
         return response
 
     def write_down(self, kind: int, body: bytes, work: Callable[[], R]) -> R:

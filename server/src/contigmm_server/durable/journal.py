@@ -21,7 +21,7 @@ from contigmm_server.failures import ErrorReason, ServiceError
 
 log = logging.getLogger("contigmm_server")
 
-GROUP_S: Final = 0.002
+GROUP_S: Final = 0.004
 """How long the first command of a group waits for others."""
 SLOW_S: Final = 5.0
 """A sync that takes longer makes the journal unavailable for commands until it is done."""
@@ -126,17 +126,27 @@ class Journal:
         Raises:
             ServiceError: UNAVAILABLE, it may not.
         """
+        pending = self.pending()
+        if pending is not None:
+            await pending
+
+    def pending(self) -> "asyncio.Future[None] | None":
+        """What is done when everything appended so far lasts; nothing, if it does now.
+
+        Raises:
+            ServiceError: UNAVAILABLE, it may not; so may the future.
+        """
         if self.failed is not None:
             raise self.failed
         if self._durability is Durability.NONE:
             self._begin_soon()
-            return
+            return None
         if self.appended <= self.synced:
-            return
+            return None
         lasts: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self.appended, lasts))
         self._begin_soon()
-        await lasts
+        return lasts
 
     def begin_after(self, old: "Journal") -> None:
         """Begin to write: the segment before this one is closed."""

@@ -94,7 +94,7 @@ class Keeper:
             replayer.load(service)
             for segment in store.segments(base):
                 await replayer.segment(segment)
-            index = store.last + 1
+            index = store.next
             if replayer.commands:
                 log.info("%s: %d commands replayed", hosted.name, replayer.commands)
                 store.save(index, machine.snapshot(), service_state(hosted, replayer.chain))

@@ -62,9 +62,14 @@ class MachineStore:
         return indices[-1]
 
     @property
-    def last(self) -> int:
-        """Number of the last segment or snapshot."""
-        return max(self._indices("log") + self._indices("snapshot"))
+    def next(self) -> int:
+        """Number of the segment to begin: behind the last one, or at the newest snapshot.
+
+        Raises:
+            JournalError: There is no snapshot.
+        """
+        behind = [index + 1 for index in self._indices("log")]
+        return max([self.base, *behind])
 
     def save(self, index: int, snapshot: bytes, service: bytes) -> None:
         """Put a snapshot in place, what the service knows first.
