@@ -110,3 +110,29 @@ def replay(
         print(dumps(report, version=version("contigmm")))
     for line in summary_lines(report):
         print(line, file=sys.stderr if as_json else sys.stdout)
+
+
+@app.command("strace")
+def strace(
+    names: Annotated[
+        list[Path],
+        typer.Argument(metavar="NAME...", help="NAME.log, NAME.maps beside; .gz or not."),
+    ],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Replay logs of real programs; compare each result, and mappings at fork and exit."""
+    from contigmm.validate.strace_report import (
+        find_logs,
+        log_report,
+        replay_files,
+        summary,
+        validation,
+    )
+
+    logs = []
+    for files in find_logs(names):
+        logs.append(log_report(files.name, replay_files(files)))
+        print(summary(logs[-1]), file=sys.stderr)
+    if as_json:
+        print(json.dumps(validation(logs)))
