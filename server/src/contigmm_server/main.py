@@ -91,6 +91,7 @@ async def _serve(args: argparse.Namespace, description: MachineDescription | Non
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, ended.set)
     service = Service()
+    _spare_the_collector()
     if args.data is not None:
         keeper = Keeper(
             Store(args.data),

@@ -8,7 +8,7 @@ checksum of all answers until then; what differs stops recovery with a sentence.
 import base64
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -98,7 +98,8 @@ class Replayer:
             )
         self.commands += 1
         try:
-            response = await self._command(record)
+            soon = self._command(record)
+            response = soon if isinstance(soon, Message) else await soon
         except ServiceError:  # as at first
             return
         except (DecodeError, KeyError, IndexError) as error:
@@ -106,18 +107,22 @@ class Replayer:
         if response is not None:
             self.chain = zlib.crc32(response.SerializeToString(deterministic=True), self.chain)
 
-    async def _command(self, record: Record) -> Message | None:
+    def _command(self, record: Record) -> Message | Awaitable[Message | None]:
+        kind = kinds.UNARY.get(record.kind)
+        if kind is not None:
+            response: Message | Awaitable[Message]
+            response = self._methods[record.kind](kind.request.FromString(record.body), None)
+            return response
         if record.kind == kinds.EXITS:
-            cause, processes = kinds.read_exits(record.body)
-            command = Command([Operation(Call.EXIT, one, (0, cause)) for one in processes])
-            await self.hosted.queue.run(lambda: self.hosted.execute(command), cost_us=0)
-            return None
+            return self._exits(*kinds.read_exits(record.body))
         if record.kind == kinds.OPERATE:
             session, batch = kinds.read_operate(record.body)
-            return await self._talk(session)[2].answer(batch)
-        kind = kinds.UNARY[record.kind]
-        response = self._methods[record.kind](kind.request.FromString(record.body), None)
-        return response if isinstance(response, Message) else await response
+            return self._talk(session)[2].answer(batch)
+        raise KeyError(record.kind)
+
+    async def _exits(self, cause: int, processes: list[int]) -> None:
+        command = Command([Operation(Call.EXIT, one, (0, cause)) for one in processes])
+        await self.hosted.queue.run(lambda: self.hosted.execute(command), cost_us=0)
 
     def _talk(self, name: str) -> tuple[Session, Stream, Talk]:
         found = self._talks.get(name)

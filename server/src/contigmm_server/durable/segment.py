@@ -33,7 +33,7 @@ class JournalError(ContigmmError, ValueError):
     """A journal cannot be read or does not lead to the answers that were given."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: four times as dear, and there are millions
 class Record:
     """One command as the journal has it."""
 
