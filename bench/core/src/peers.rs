@@ -2,27 +2,39 @@
 
 use contigmm_core::{BootSpec, Cpu, Gfp, Memory, Order, Pfn};
 
+/// CPUs of the machine, each with its own lists where there are any.
+pub const CPUS: u16 = 2;
+
 /// An allocator of blocks of 2^order frames.
-pub trait FrameAllocator: Sized {
+pub trait FrameAllocator: Sized + Send {
     /// The name in the results.
     const NAME: &'static str;
     /// Whether order-0 frames pass through per-CPU lists.
     const PCP: bool;
-    /// Resident bytes of the frame array for each frame, where the allocator has one.
-    const BYTES_PER_FRAME: Option<u32>;
-
     /// An allocator with `frames` free frames from 0 on; none if it cannot manage so many.
     fn boot(frames: u32) -> Option<Self>;
-    /// Takes a block.
-    fn get(&mut self, order: u8) -> Option<u32>;
+    /// Takes a block. `cpu` is below [`CPUS`]; who keeps no lists by CPU need not care.
+    fn get(&mut self, cpu: u16, order: u8) -> Option<u32>;
     /// Gives a block back.
-    fn put(&mut self, pfn: u32, order: u8);
+    fn put(&mut self, cpu: u16, pfn: u32, order: u8);
     /// Gives back what is kept in lists of freed frames.
     fn settle(&mut self) {}
 
+    /// Takes every frame and writes what a page of a process has written about its own.
+    fn use_all(&mut self) {
+        while self.get(0, 0).is_some() {}
+    }
+
     /// Takes `nr` single frames, appended to `into`.
     fn get_batch(&mut self, nr: u32, into: &mut Vec<u32>) {
-        into.extend((0..nr).filter_map(|_| self.get(0)));
+        into.extend((0..nr).map_while(|_| self.get(0, 0)));
+    }
+
+    /// Gives single frames back.
+    fn put_batch(&mut self, pfns: &[u32]) {
+        for &pfn in pfns {
+            self.put(0, pfn, 0);
+        }
     }
 }
 
@@ -32,32 +44,42 @@ pub struct Contigmm<const PCP: bool>(Memory);
 impl<const PCP: bool> FrameAllocator for Contigmm<PCP> {
     const NAME: &'static str = "contigmm";
     const PCP: bool = PCP;
-    const BYTES_PER_FRAME: Option<u32> = Some(16);
 
     fn boot(frames: u32) -> Option<Self> {
         let json = format!(
-            r#"{{"min_free_kbytes": 0, "watermark_scale_factor": 0, "pcp": {{"enabled": {PCP}}},
+            r#"{{"nr_cpus": {CPUS}, "min_free_kbytes": 0, "watermark_scale_factor": 0, "pcp": {{"enabled": {PCP}}},
                 "zones": [{{"kind": "Normal", "start_pfn": 0, "spanned": {frames}}}]}}"#
         );
         let spec = BootSpec::from_json(&json).expect("a valid description");
         Memory::boot(&spec).ok().map(Self)
     }
 
-    fn get(&mut self, order: u8) -> Option<u32> {
+    fn get(&mut self, cpu: u16, order: u8) -> Option<u32> {
         let order = Order::new(order).ok()?;
         self.0
-            .alloc_pages(Cpu(0), Gfp::HIGHUSER_MOVABLE, order, None)
+            .alloc_pages(Cpu(cpu), Gfp::HIGHUSER_MOVABLE, order, None)
             .ok()
             .map(|pfn| pfn.0)
     }
 
-    fn put(&mut self, pfn: u32, order: u8) {
+    fn put(&mut self, cpu: u16, pfn: u32, order: u8) {
         let order = Order::new(order).expect("an order that was allocated");
-        self.0.free_pages(Cpu(0), Pfn(pfn), order);
+        self.0.free_pages(Cpu(cpu), Pfn(pfn), order);
     }
 
     fn settle(&mut self) {
         self.0.drain_all_pages(None);
+    }
+
+    fn use_all(&mut self) {
+        let class = contigmm_core::PageClass::Anon;
+        let own = |map: &mut contigmm_core::MemMap, pfn: Pfn| {
+            map.set_owner(pfn, 1, pfn.0);
+            map.add_mapcount(pfn, 1);
+        };
+        let gfp = Gfp::HIGHUSER_MOVABLE;
+        let refused = self.0.alloc_bulk(Cpu(0), gfp, None, class, u32::MAX, own);
+        debug_assert!(refused.is_err(), "no machine has so many frames");
     }
 
     fn get_batch(&mut self, nr: u32, into: &mut Vec<u32>) {
@@ -66,7 +88,12 @@ impl<const PCP: bool> FrameAllocator for Contigmm<PCP> {
         let done = self
             .0
             .alloc_bulk(Cpu(0), gfp, None, class, nr, |_, pfn| into.push(pfn.0));
-        debug_assert!(done.is_ok(), "the bench never asks for more than there is");
+        // Who takes everything is refused at last, and has what came before.
+        debug_assert!(done.is_ok() || self.0.zones()[0].nr_free_pages == 0);
+    }
+
+    fn put_batch(&mut self, pfns: &[u32]) {
+        self.0.free_batch(Cpu(0), pfns);
     }
 }
 
@@ -76,7 +103,6 @@ pub struct BuddySystem(buddy_system_allocator::FrameAllocator<{ Order::COUNT }>)
 impl FrameAllocator for BuddySystem {
     const NAME: &'static str = "buddy_system_allocator";
     const PCP: bool = false;
-    const BYTES_PER_FRAME: Option<u32> = None;
 
     fn boot(frames: u32) -> Option<Self> {
         let mut allocator = buddy_system_allocator::FrameAllocator::new();
@@ -84,13 +110,13 @@ impl FrameAllocator for BuddySystem {
         Some(Self(allocator))
     }
 
-    fn get(&mut self, order: u8) -> Option<u32> {
+    fn get(&mut self, _cpu: u16, order: u8) -> Option<u32> {
         self.0
             .alloc(1 << order)
             .map(|pfn| u32::try_from(pfn).expect("below the frame count"))
     }
 
-    fn put(&mut self, pfn: u32, order: u8) {
+    fn put(&mut self, _cpu: u16, pfn: u32, order: u8) {
         self.0.dealloc(pfn as usize, 1 << order);
     }
 }
@@ -107,10 +133,13 @@ const PAGE_SIZE: usize = 4096;
 /// More frames than this would need more metadata than a bench should.
 const MOST_FRAMES: u32 = 1 << 22;
 
+// SAFETY: the addresses inside point into the region, which the struct owns and no one else refers to.
+#[allow(unsafe_code)]
+unsafe impl Send for BuddySlab {}
+
 impl FrameAllocator for BuddySlab {
     const NAME: &'static str = "buddy-slab-allocator";
     const PCP: bool = false;
-    const BYTES_PER_FRAME: Option<u32> = Some(12);
 
     #[allow(unsafe_code)]
     fn boot(frames: u32) -> Option<Self> {
@@ -131,12 +160,12 @@ impl FrameAllocator for BuddySlab {
         })
     }
 
-    fn get(&mut self, order: u8) -> Option<u32> {
+    fn get(&mut self, _cpu: u16, order: u8) -> Option<u32> {
         let address = self.allocator.alloc_pages(1 << order, PAGE_SIZE).ok()?;
         Some(u32::try_from((address - self.base) / PAGE_SIZE).expect("below the frame count"))
     }
 
-    fn put(&mut self, pfn: u32, order: u8) {
+    fn put(&mut self, _cpu: u16, pfn: u32, order: u8) {
         self.allocator
             .dealloc_pages(self.base + pfn as usize * PAGE_SIZE, 1 << order);
     }

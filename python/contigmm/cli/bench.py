@@ -22,20 +22,31 @@ def bench() -> None:
 def core(
     json_: Json = False,
     rounds: Rounds = 9,
-    frames: Annotated[int, typer.Option(min=1 << 12, help="Frames of each allocator.")] = 1 << 21,
+    frames: Annotated[str, typer.Option(help="Frames of the machines, as N,N.")] = "",
+    order: Annotated[str, typer.Option(help="Orders, as N,N.")] = "",
+    pattern: Annotated[str, typer.Option(help="Patterns, as NAME,NAME.")] = "",
 ) -> None:
-    """What the allocator costs, beside two of crates.io; from a checkout, with cargo."""
+    """What the allocator costs, beside two of crates.io; from a checkout, with cargo.
+
+    Without options: all patterns on 2^21 frames, `bulk` on 2^18 and 2^24 too, orders 0, 3, 6, 9
+    and 10, one thread and two; a few minutes.
+    """
     from contigmm.bench.core_program import core_report
 
-    report = core_report(runs=rounds, arguments=("--frames", str(frames)))
+    wanted = {"--frames": frames, "--order": order, "--pattern": pattern}
+    given = [word for pair in wanted.items() if pair[1] for word in pair]
+    report = core_report(runs=rounds, arguments=tuple(given))
     if json_:
         print(json.dumps(report))
         return
     for row in report["results"]:
         print(
             f"{row['allocator']:24} {row['pattern']:15} order {row['order']:2} {row['op']:6}"
-            f" {row['min_ns']:12.1f} ns least, {row['median_ns']:12.1f} ns median"
+            f" {row['min_ns']:12.1f} ns least, {row['median_ns']:12.1f} ns median,"
+            f" {row['frames']} frames"
             + (", per-CPU lists" if row["pcp"] else "")
+            + (f", {row['threads']} threads" if row["threads"] > 1 else "")
+            + (f", {row['bytes_per_frame']:.2f} B a frame" if "bytes_per_frame" in row else "")
         )
 
 

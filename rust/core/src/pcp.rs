@@ -463,8 +463,10 @@ impl Zone {
         pindex: usize,
     ) -> u32 {
         let mut left = i64::from(count.min(self.pcps[cpu].count));
-        let ahead = self.pcps[cpu].lists[pindex].iter().rev();
-        map.look_at(ahead.take(LOOK_AHEAD.min(count as usize)).copied());
+        if pindex_to_order(pindex) == Order::ZERO {
+            let ahead = self.pcps[cpu].lists[pindex].iter().rev();
+            map.look_at(ahead.take(LOOK_AHEAD.min(count as usize)).copied());
+        }
         let mut pindex = pindex;
         let mut blocks = 0;
         while left > 0 {
