@@ -8,13 +8,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from asking import ANON, DESCRIPTION, PAGE, RW, refused
+from asking import ANON, DESCRIPTION, PAGE, RW, raw, refused
 
 from contigmm import cli
 from contigmm.client import exchanges
 from contigmm.client.aio import Client, Machine, connect
 from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import Call, Operation
+from contigmm.v1 import machine_pb2
 from contigmm_server.durable import command, segment
 from contigmm_server.durable.disk import File, OsDisk, OsFile
 from contigmm_server.durable.journal import Durability
@@ -315,3 +316,10 @@ async def test_verify_tells_of_damage(tmp_path, capsys):
     assert await asyncio.to_thread(command.main, ["verify", str(log.parent)]) == 1
     assert "damaged at byte" in capsys.readouterr().err
     assert await asyncio.to_thread(command.main, ["verify", str(log.parent / "no")]) == 2
+
+
+async def test_the_server_tells_when_it_acknowledges(tmp_path, client):
+    get = machine_pb2.GetServerRequest()
+    assert (await raw(client)["GetServer"](get)).durability == "memory"
+    async with served(tmp_path, durability=Durability.FULL) as (keeping, _):
+        assert (await raw(keeping)["GetServer"](get)).durability == "full"

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from contigmm.v1 import description_pb2 as contigmm_dot_v1_dot_description__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63ontigmm/v1/machine.proto\x12\x0b\x63ontigmm.v1\x1a\x1d\x63ontigmm/v1/description.proto\"\xbc\x02\n\x07Machine\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12%\n\x07profile\x18\x03 \x01(\x0e\x32\x14.contigmm.v1.Profile\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12%\n\x05\x63lock\x18\x05 \x01(\x0e\x32\x16.contigmm.v1.ClockMode\x12\x10\n\x08\x63lock_ns\x18\x06 \x01(\x04\x12\x0c\n\x04\x63pus\x18\x07 \x01(\r\x12\r\n\x05nodes\x18\x08 \x03(\r\x12\x0e\n\x06\x66rames\x18\t \x01(\x04\x12\x13\n\x0bmachine_seq\x18\n \x01(\x04\x12\x15\n\rprocess_count\x18\x0b \x01(\r\x12\r\n\x05known\x18\x0c \x03(\t\x12\r\n\x05\x64rawn\x18\r \x03(\t\x12\x13\n\x0bqueue_depth\x18\x0e \x01(\r\x12\x17\n\x0fqueue_depth_max\x18\x0f \x01(\r\"\x8e\x01\n\x0e\x42ootParameters\x12\x12\n\nmachine_id\x18\x01 \x01(\t\x12%\n\x07profile\x18\x02 \x01(\x0e\x32\x14.contigmm.v1.Profile\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12%\n\x05\x63lock\x18\x04 \x01(\x0e\x32\x16.contigmm.v1.ClockMode\x12\x0c\n\x04\x63pus\x18\x05 \x01(\r\"\x12\n\x10GetServerRequest\"\xf8\x01\n\x11GetServerResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08machines\x18\x02 \x01(\r\x12\x14\n\x0cmachines_max\x18\x03 \x01(\r\x12\x12\n\nframes_max\x18\x04 \x01(\x04\x12\x1c\n\x14\x62\x61tch_operations_max\x18\x05 \x01(\r\x12\x19\n\x11message_bytes_max\x18\x06 \x01(\x04\x12\x1f\n\x17upload_packed_bytes_max\x18\x07 \x01(\x04\x12!\n\x19upload_unpacked_bytes_max\x18\x08 \x01(\x04\x12\x19\n\x11queue_depth_limit\x18\t \x01(\r\"\x91\x01\n\x14\x43reateMachineRequest\x12/\n\nparameters\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.BootParameters\x12\x34\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32\x1f.contigmm.v1.MachineDescription\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x43reateMachineResponse\x12%\n\x07machine\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Machine\"\\\n\x14UploadMachineRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.contigmm.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"S\n\x0cUploadHeader\x12/\n\nparameters\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.BootParameters\x12\x12\n\nrequest_id\x18\x02 \x01(\t\">\n\x15UploadMachineResponse\x12%\n\x07machine\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Machine\"^\n\x15RestoreMachineRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.contigmm.v1.RestoreHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"7\n\rRestoreHeader\x12\x12\n\nmachine_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"?\n\x16RestoreMachineResponse\x12%\n\x07machine\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Machine\")\n\x16SnapshotMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"=\n\x17SnapshotMachineResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"$\n\x11GetMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\";\n\x12GetMachineResponse\x12%\n\x07machine\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Machine\"<\n\x13ListMachinesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListMachinesResponse\x12&\n\x08machines\x18\x01 \x03(\x0b\x32\x14.contigmm.v1.Machine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x14\x44\x65leteMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\",\n\x15\x44\x65leteMachineResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\"O\n\x13\x41\x64vanceClockRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_ns\x18\x02 \x01(\x04\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"=\n\x14\x41\x64vanceClockResponse\x12\x10\n\x08\x63lock_ns\x18\x01 \x01(\x04\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"&\n\x13\x43heckMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"N\n\x14\x43heckMachineResponse\x12\x11\n\tviolation\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04*^\n\x07Profile\x12\x17\n\x13PROFILE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePROFILE_CONTIG\x10\x01\x12\x13\n\x0fPROFILE_RFC2017\x10\x02\x12\x11\n\rPROFILE_LINUX\x10\x03*U\n\tClockMode\x12\x1a\n\x16\x43LOCK_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43LOCK_MODE_PER_OP\x10\x01\x12\x15\n\x11\x43LOCK_MODE_MANUAL\x10\x02\x32\xf1\x06\n\x0eMachineService\x12J\n\tGetServer\x12\x1d.contigmm.v1.GetServerRequest\x1a\x1e.contigmm.v1.GetServerResponse\x12V\n\rCreateMachine\x12!.contigmm.v1.CreateMachineRequest\x1a\".contigmm.v1.CreateMachineResponse\x12X\n\rUploadMachine\x12!.contigmm.v1.UploadMachineRequest\x1a\".contigmm.v1.UploadMachineResponse(\x01\x12[\n\x0eRestoreMachine\x12\".contigmm.v1.RestoreMachineRequest\x1a#.contigmm.v1.RestoreMachineResponse(\x01\x12^\n\x0fSnapshotMachine\x12#.contigmm.v1.SnapshotMachineRequest\x1a$.contigmm.v1.SnapshotMachineResponse0\x01\x12M\n\nGetMachine\x12\x1e.contigmm.v1.GetMachineRequest\x1a\x1f.contigmm.v1.GetMachineResponse\x12S\n\x0cListMachines\x12 .contigmm.v1.ListMachinesRequest\x1a!.contigmm.v1.ListMachinesResponse\x12V\n\rDeleteMachine\x12!.contigmm.v1.DeleteMachineRequest\x1a\".contigmm.v1.DeleteMachineResponse\x12S\n\x0c\x41\x64vanceClock\x12 .contigmm.v1.AdvanceClockRequest\x1a!.contigmm.v1.AdvanceClockResponse\x12S\n\x0c\x43heckMachine\x12 .contigmm.v1.CheckMachineRequest\x1a!.contigmm.v1.CheckMachineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63ontigmm/v1/machine.proto\x12\x0b\x63ontigmm.v1\x1a\x1d\x63ontigmm/v1/description.proto\"\xbc\x02\n\x07Machine\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12%\n\x07profile\x18\x03 \x01(\x0e\x32\x14.contigmm.v1.Profile\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12%\n\x05\x63lock\x18\x05 \x01(\x0e\x32\x16.contigmm.v1.ClockMode\x12\x10\n\x08\x63lock_ns\x18\x06 \x01(\x04\x12\x0c\n\x04\x63pus\x18\x07 \x01(\r\x12\r\n\x05nodes\x18\x08 \x03(\r\x12\x0e\n\x06\x66rames\x18\t \x01(\x04\x12\x13\n\x0bmachine_seq\x18\n \x01(\x04\x12\x15\n\rprocess_count\x18\x0b \x01(\r\x12\r\n\x05known\x18\x0c \x03(\t\x12\r\n\x05\x64rawn\x18\r \x03(\t\x12\x13\n\x0bqueue_depth\x18\x0e \x01(\r\x12\x17\n\x0fqueue_depth_max\x18\x0f \x01(\r\"\x8e\x01\n\x0e\x42ootParameters\x12\x12\n\nmachine_id\x18\x01 \x01(\t\x12%\n\x07profile\x18\x02 \x01(\x0e\x32\x14.contigmm.v1.Profile\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12%\n\x05\x63lock\x18\x04 \x01(\x0e\x32\x16.contigmm.v1.ClockMode\x12\x0c\n\x04\x63pus\x18\x05 \x01(\r\"\x12\n\x10GetServerRequest\"\x8c\x02\n\x11GetServerResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08machines\x18\x02 \x01(\r\x12\x14\n\x0cmachines_max\x18\x03 \x01(\r\x12\x12\n\nframes_max\x18\x04 \x01(\x04\x12\x1c\n\x14\x62\x61tch_operations_max\x18\x05 \x01(\r\x12\x19\n\x11message_bytes_max\x18\x06 \x01(\x04\x12\x1f\n\x17upload_packed_bytes_max\x18\x07 \x01(\x04\x12!\n\x19upload_unpacked_bytes_max\x18\x08 \x01(\x04\x12\x19\n\x11queue_depth_limit\x18\t \x01(\r\x12\x12\n\ndurability\x18\n \x01(\t\"\x91\x01\n\x14\x43reateMachineRequest\x12/\n\nparameters\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.BootParameters\x12\x34\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32\x1f.contigmm.v1.MachineDescription\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x15\x43reateMachineResponse\x12%\n\x07machine\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Machine\"\\\n\x14UploadMachineRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.contigmm.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"S\n\x0cUploadHeader\x12/\n\nparameters\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.BootParameters\x12\x12\n\nrequest_id\x18\x02 \x01(\t\">\n\x15UploadMachineResponse\x12%\n\x07machine\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Machine\"^\n\x15RestoreMachineRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.contigmm.v1.RestoreHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"7\n\rRestoreHeader\x12\x12\n\nmachine_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"?\n\x16RestoreMachineResponse\x12%\n\x07machine\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Machine\")\n\x16SnapshotMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"=\n\x17SnapshotMachineResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"$\n\x11GetMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\";\n\x12GetMachineResponse\x12%\n\x07machine\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Machine\"<\n\x13ListMachinesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListMachinesResponse\x12&\n\x08machines\x18\x01 \x03(\x0b\x32\x14.contigmm.v1.Machine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x14\x44\x65leteMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\",\n\x15\x44\x65leteMachineResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\"O\n\x13\x41\x64vanceClockRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_ns\x18\x02 \x01(\x04\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"=\n\x14\x41\x64vanceClockResponse\x12\x10\n\x08\x63lock_ns\x18\x01 \x01(\x04\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"&\n\x13\x43heckMachineRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\"N\n\x14\x43heckMachineResponse\x12\x11\n\tviolation\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04*^\n\x07Profile\x12\x17\n\x13PROFILE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePROFILE_CONTIG\x10\x01\x12\x13\n\x0fPROFILE_RFC2017\x10\x02\x12\x11\n\rPROFILE_LINUX\x10\x03*U\n\tClockMode\x12\x1a\n\x16\x43LOCK_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43LOCK_MODE_PER_OP\x10\x01\x12\x15\n\x11\x43LOCK_MODE_MANUAL\x10\x02\x32\xf1\x06\n\x0eMachineService\x12J\n\tGetServer\x12\x1d.contigmm.v1.GetServerRequest\x1a\x1e.contigmm.v1.GetServerResponse\x12V\n\rCreateMachine\x12!.contigmm.v1.CreateMachineRequest\x1a\".contigmm.v1.CreateMachineResponse\x12X\n\rUploadMachine\x12!.contigmm.v1.UploadMachineRequest\x1a\".contigmm.v1.UploadMachineResponse(\x01\x12[\n\x0eRestoreMachine\x12\".contigmm.v1.RestoreMachineRequest\x1a#.contigmm.v1.RestoreMachineResponse(\x01\x12^\n\x0fSnapshotMachine\x12#.contigmm.v1.SnapshotMachineRequest\x1a$.contigmm.v1.SnapshotMachineResponse0\x01\x12M\n\nGetMachine\x12\x1e.contigmm.v1.GetMachineRequest\x1a\x1f.contigmm.v1.GetMachineResponse\x12S\n\x0cListMachines\x12 .contigmm.v1.ListMachinesRequest\x1a!.contigmm.v1.ListMachinesResponse\x12V\n\rDeleteMachine\x12!.contigmm.v1.DeleteMachineRequest\x1a\".contigmm.v1.DeleteMachineResponse\x12S\n\x0c\x41\x64vanceClock\x12 .contigmm.v1.AdvanceClockRequest\x1a!.contigmm.v1.AdvanceClockResponse\x12S\n\x0c\x43heckMachine\x12 .contigmm.v1.CheckMachineRequest\x1a!.contigmm.v1.CheckMachineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contigmm.v1.machine_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROFILE']._serialized_start=2208
-  _globals['_PROFILE']._serialized_end=2302
-  _globals['_CLOCKMODE']._serialized_start=2304
-  _globals['_CLOCKMODE']._serialized_end=2389
+  _globals['_PROFILE']._serialized_start=2228
+  _globals['_PROFILE']._serialized_end=2322
+  _globals['_CLOCKMODE']._serialized_start=2324
+  _globals['_CLOCKMODE']._serialized_end=2409
   _globals['_MACHINE']._serialized_start=74
   _globals['_MACHINE']._serialized_end=390
   _globals['_BOOTPARAMETERS']._serialized_start=393
@@ -43,47 +43,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERREQUEST']._serialized_start=537
   _globals['_GETSERVERREQUEST']._serialized_end=555
   _globals['_GETSERVERRESPONSE']._serialized_start=558
-  _globals['_GETSERVERRESPONSE']._serialized_end=806
-  _globals['_CREATEMACHINEREQUEST']._serialized_start=809
-  _globals['_CREATEMACHINEREQUEST']._serialized_end=954
-  _globals['_CREATEMACHINERESPONSE']._serialized_start=956
-  _globals['_CREATEMACHINERESPONSE']._serialized_end=1018
-  _globals['_UPLOADMACHINEREQUEST']._serialized_start=1020
-  _globals['_UPLOADMACHINEREQUEST']._serialized_end=1112
-  _globals['_UPLOADHEADER']._serialized_start=1114
-  _globals['_UPLOADHEADER']._serialized_end=1197
-  _globals['_UPLOADMACHINERESPONSE']._serialized_start=1199
-  _globals['_UPLOADMACHINERESPONSE']._serialized_end=1261
-  _globals['_RESTOREMACHINEREQUEST']._serialized_start=1263
-  _globals['_RESTOREMACHINEREQUEST']._serialized_end=1357
-  _globals['_RESTOREHEADER']._serialized_start=1359
-  _globals['_RESTOREHEADER']._serialized_end=1414
-  _globals['_RESTOREMACHINERESPONSE']._serialized_start=1416
-  _globals['_RESTOREMACHINERESPONSE']._serialized_end=1479
-  _globals['_SNAPSHOTMACHINEREQUEST']._serialized_start=1481
-  _globals['_SNAPSHOTMACHINEREQUEST']._serialized_end=1522
-  _globals['_SNAPSHOTMACHINERESPONSE']._serialized_start=1524
-  _globals['_SNAPSHOTMACHINERESPONSE']._serialized_end=1585
-  _globals['_GETMACHINEREQUEST']._serialized_start=1587
-  _globals['_GETMACHINEREQUEST']._serialized_end=1623
-  _globals['_GETMACHINERESPONSE']._serialized_start=1625
-  _globals['_GETMACHINERESPONSE']._serialized_end=1684
-  _globals['_LISTMACHINESREQUEST']._serialized_start=1686
-  _globals['_LISTMACHINESREQUEST']._serialized_end=1746
-  _globals['_LISTMACHINESRESPONSE']._serialized_start=1748
-  _globals['_LISTMACHINESRESPONSE']._serialized_end=1835
-  _globals['_DELETEMACHINEREQUEST']._serialized_start=1837
-  _globals['_DELETEMACHINEREQUEST']._serialized_end=1896
-  _globals['_DELETEMACHINERESPONSE']._serialized_start=1898
-  _globals['_DELETEMACHINERESPONSE']._serialized_end=1942
-  _globals['_ADVANCECLOCKREQUEST']._serialized_start=1944
-  _globals['_ADVANCECLOCKREQUEST']._serialized_end=2023
-  _globals['_ADVANCECLOCKRESPONSE']._serialized_start=2025
-  _globals['_ADVANCECLOCKRESPONSE']._serialized_end=2086
-  _globals['_CHECKMACHINEREQUEST']._serialized_start=2088
-  _globals['_CHECKMACHINEREQUEST']._serialized_end=2126
-  _globals['_CHECKMACHINERESPONSE']._serialized_start=2128
-  _globals['_CHECKMACHINERESPONSE']._serialized_end=2206
-  _globals['_MACHINESERVICE']._serialized_start=2392
-  _globals['_MACHINESERVICE']._serialized_end=3273
+  _globals['_GETSERVERRESPONSE']._serialized_end=826
+  _globals['_CREATEMACHINEREQUEST']._serialized_start=829
+  _globals['_CREATEMACHINEREQUEST']._serialized_end=974
+  _globals['_CREATEMACHINERESPONSE']._serialized_start=976
+  _globals['_CREATEMACHINERESPONSE']._serialized_end=1038
+  _globals['_UPLOADMACHINEREQUEST']._serialized_start=1040
+  _globals['_UPLOADMACHINEREQUEST']._serialized_end=1132
+  _globals['_UPLOADHEADER']._serialized_start=1134
+  _globals['_UPLOADHEADER']._serialized_end=1217
+  _globals['_UPLOADMACHINERESPONSE']._serialized_start=1219
+  _globals['_UPLOADMACHINERESPONSE']._serialized_end=1281
+  _globals['_RESTOREMACHINEREQUEST']._serialized_start=1283
+  _globals['_RESTOREMACHINEREQUEST']._serialized_end=1377
+  _globals['_RESTOREHEADER']._serialized_start=1379
+  _globals['_RESTOREHEADER']._serialized_end=1434
+  _globals['_RESTOREMACHINERESPONSE']._serialized_start=1436
+  _globals['_RESTOREMACHINERESPONSE']._serialized_end=1499
+  _globals['_SNAPSHOTMACHINEREQUEST']._serialized_start=1501
+  _globals['_SNAPSHOTMACHINEREQUEST']._serialized_end=1542
+  _globals['_SNAPSHOTMACHINERESPONSE']._serialized_start=1544
+  _globals['_SNAPSHOTMACHINERESPONSE']._serialized_end=1605
+  _globals['_GETMACHINEREQUEST']._serialized_start=1607
+  _globals['_GETMACHINEREQUEST']._serialized_end=1643
+  _globals['_GETMACHINERESPONSE']._serialized_start=1645
+  _globals['_GETMACHINERESPONSE']._serialized_end=1704
+  _globals['_LISTMACHINESREQUEST']._serialized_start=1706
+  _globals['_LISTMACHINESREQUEST']._serialized_end=1766
+  _globals['_LISTMACHINESRESPONSE']._serialized_start=1768
+  _globals['_LISTMACHINESRESPONSE']._serialized_end=1855
+  _globals['_DELETEMACHINEREQUEST']._serialized_start=1857
+  _globals['_DELETEMACHINEREQUEST']._serialized_end=1916
+  _globals['_DELETEMACHINERESPONSE']._serialized_start=1918
+  _globals['_DELETEMACHINERESPONSE']._serialized_end=1962
+  _globals['_ADVANCECLOCKREQUEST']._serialized_start=1964
+  _globals['_ADVANCECLOCKREQUEST']._serialized_end=2043
+  _globals['_ADVANCECLOCKRESPONSE']._serialized_start=2045
+  _globals['_ADVANCECLOCKRESPONSE']._serialized_end=2106
+  _globals['_CHECKMACHINEREQUEST']._serialized_start=2108
+  _globals['_CHECKMACHINEREQUEST']._serialized_end=2146
+  _globals['_CHECKMACHINERESPONSE']._serialized_start=2148
+  _globals['_CHECKMACHINERESPONSE']._serialized_end=2226
+  _globals['_MACHINESERVICE']._serialized_start=2412
+  _globals['_MACHINESERVICE']._serialized_end=3293
 # @@protoc_insertion_point(module_scope)

@@ -230,6 +230,7 @@ class GetServerResponse(_message.Message):
     UPLOAD_PACKED_BYTES_MAX_FIELD_NUMBER: _builtins.int
     UPLOAD_UNPACKED_BYTES_MAX_FIELD_NUMBER: _builtins.int
     QUEUE_DEPTH_LIMIT_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of contigmm that runs here."""
     machines: _builtins.int
@@ -248,6 +249,10 @@ class GetServerResponse(_message.Message):
     """Largest upload when unpacked, in bytes."""
     queue_depth_limit: _builtins.int
     """Most calls waiting for one machine."""
+    durability: _builtins.str
+    """When a command is acknowledged: "full" or "group", once it lasts; "none", at once; "memory", at
+    once, and machines end with the server.
+    """
     def __init__(
         self,
         *,
@@ -260,10 +265,11 @@ class GetServerResponse(_message.Message):
         upload_packed_bytes_max: _builtins.int = ...,
         upload_unpacked_bytes_max: _builtins.int = ...,
         queue_depth_limit: _builtins.int = ...,
+        durability: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_operations_max", b"batch_operations_max", "frames_max", b"frames_max", "machines", b"machines", "machines_max", b"machines_max", "message_bytes_max", b"message_bytes_max", "queue_depth_limit", b"queue_depth_limit", "upload_packed_bytes_max", b"upload_packed_bytes_max", "upload_unpacked_bytes_max", b"upload_unpacked_bytes_max", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_operations_max", b"batch_operations_max", "durability", b"durability", "frames_max", b"frames_max", "machines", b"machines", "machines_max", b"machines_max", "message_bytes_max", b"message_bytes_max", "queue_depth_limit", b"queue_depth_limit", "upload_packed_bytes_max", b"upload_packed_bytes_max", "upload_unpacked_bytes_max", b"upload_unpacked_bytes_max", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,7 +52,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
         self, request: pb.GetServerRequest, context: object
     ) -> pb.GetServerResponse:
         """Version, limits, load."""
-        limits = self._registry.limits
+        limits, keeper = self._registry.limits, self._registry.keeper
         return pb.GetServerResponse(
             version=_VERSION,
             machines=len(self._registry),
@@ -63,6 +63,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
             upload_packed_bytes_max=limits.upload_packed_bytes,
             upload_unpacked_bytes_max=limits.upload_unpacked_bytes,
             queue_depth_limit=limits.queue,
+            durability="memory" if keeper is None else keeper.durability,
         )
 
     # ---- coming ----

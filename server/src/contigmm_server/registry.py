@@ -25,6 +25,10 @@ R = TypeVar("R", bound=Message)
 class Keeping(Protocol):
     """What a registry asks of who keeps its machines on a disk."""
 
+    @property
+    def durability(self) -> str:
+        """When a command is acknowledged: ``full``, ``group`` or ``none``."""
+
     async def keep(self, hosted: HostedMachine) -> None:
         """Keep a new machine, before anybody is told of it."""
 

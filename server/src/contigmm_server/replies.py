@@ -23,7 +23,7 @@ class Replies:
     def __init__(self, limits: Limits) -> None:
         self._most = limits.replies
         self._most_bytes = limits.reply_bytes
-        self._kept: OrderedDict[str, tuple[Message, Message]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Message, Message, int]] = OrderedDict()
         self._bytes = 0
 
     def recall(self, request: Any, kind: type[R]) -> R | None:
@@ -41,7 +41,7 @@ class Replies:
                     f"request_id: more than {MAX_ID_BYTES} characters",
                 )
             return None
-        first, response = kept
+        first, response, _ = kept
         if first != request or not isinstance(response, kind):
             raise invalid(
                 ErrorReason.ERROR_REASON_REQUEST_ID_REUSED,
@@ -51,15 +51,12 @@ class Replies:
 
     def all(self) -> Iterator[tuple[Message, Message]]:
         """Requests and their answers, the oldest first."""
-        return iter(self._kept.values())
+        return ((request, response) for request, response, _ in self._kept.values())
 
     def keep(self, request: Any, response: Message) -> None:
         """Remember the answer, and forget the oldest beyond the bounds."""
-        self._kept[request.request_id] = request, response
-        self._bytes += _size((request, response))
+        size = request.ByteSize() + response.ByteSize()
+        self._kept[request.request_id] = request, response, size
+        self._bytes += size
         while len(self._kept) > self._most or self._bytes > self._most_bytes:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-
-
-def _size(kept: tuple[Message, Message]) -> int:
-    return kept[0].ByteSize() + kept[1].ByteSize()
+            self._bytes -= self._kept.popitem(last=False)[1][2]

@@ -51,7 +51,7 @@ class Keeper:
         snapshot_s: float = SNAPSHOT_S,
     ) -> None:
         self._store = store
-        self._durability = durability
+        self.durability = durability
         self._executor = executor
         self._segment_bytes = segment_bytes
         self._snapshot_s = snapshot_s
@@ -107,7 +107,7 @@ class Keeper:
     ) -> None:
         header = Header(ENGINE, hosted.name, hosted.machine.seq, chain)
         file = store.disk.create(store.file(index, "log"))
-        hosted.journal = Journal(file, header, self._durability, self._executor)
+        hosted.journal = Journal(file, header, self.durability, self._executor)
         kept = self._kept[hosted.name] = _Kept(store, index)
         kept.watch = asyncio.get_running_loop().create_task(self._watch(hosted, kept))
 
@@ -146,7 +146,7 @@ class Keeper:
             old = hosted.journal
             assert old is not None, "a kept machine has a journal"
             header = Header(ENGINE, hosted.name, hosted.machine.seq, old.chain)
-            hosted.journal = Journal(file, header, self._durability, self._executor, after=old)
+            hosted.journal = Journal(file, header, self.durability, self._executor, after=old)
             return old
 
         old = await hosted.queue.run_ordered(begin, cost_us=0)
