@@ -89,7 +89,7 @@ def test_named_commands_and_options_exist(document: Path):
     for words in commands(document.read_text()):
         known = [words[0]]
         for word in words[1:]:
-            if not re.fullmatch(r"[a-z]+", word) or not help_of(*known, word):
+            if not re.fullmatch(r"[a-z]+(-[a-z]+)*", word) or not help_of(*known, word):
                 break
             known.append(word)
         options = re.findall(r"(?<!\S)--[a-z][a-z-]*", " ".join(words))

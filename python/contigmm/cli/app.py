@@ -12,7 +12,18 @@ from typing import Annotated, Final
 
 import typer
 
-from contigmm.cli import answers, bench, capture, journal, load, replay, serve, snapshot, validate
+from contigmm.cli import (
+    answers,
+    bench,
+    capture,
+    journal,
+    load,
+    replay,
+    serve,
+    snapshot,
+    study,
+    validate,
+)
 from contigmm.cli.failures import INTERRUPTED, describe
 from contigmm.errors import ContigmmError
 
@@ -66,6 +77,7 @@ app.command("load")(load.load)
 app.command("capture")(capture.capture)
 app.add_typer(validate.app, name="validate")
 app.add_typer(replay.app, name="replay")
+app.add_typer(study.app, name="study")
 app.add_typer(bench.app, name="bench")
 app.add_typer(snapshot.app, name="snapshot")
 app.command("howmany")(answers.howmany)

@@ -52,6 +52,8 @@ class Backing:
     readable = True  # FMODE_READ
     mappable = True  # has a mmap operation
     max_bytes = MAX_LFS_FILESIZE
+    mmap_errno = 0  # what its mmap operation fails with; 0: it does not
+    private_pfn = -1  # first frame that its mmap operation notes in vm_private_data; -1: none
 
     def __init__(self, name: str, inode: Inode, *, writable: bool = True) -> None:
         self.name = name  # as /proc/PID/maps prints it

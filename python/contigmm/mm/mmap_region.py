@@ -132,6 +132,10 @@ def _region(
         next_ = mm.find_vma(addr)
     if mm.ksm_any and not vm_flags & (VM_SHARED | VM_SPECIAL) and file is None:
         vm_flags |= VM_MERGEABLE  # ksm_vma_flags()
+    if file is not None and file.mmap_errno:
+        mm.config.contig.driver_failed(task, file, pages)
+        mm.config.overcommit.committed -= charged
+        raise SyscallError(file.mmap_errno, Reason.FILE_NOT_MAPPABLE)
     if file is not None and vm_flags & VM_SYNC and not file.supports_sync:
         mm.config.overcommit.committed -= charged
         raise SyscallError(EOPNOTSUPP, Reason.SYNC_NOT_SUPPORTED)

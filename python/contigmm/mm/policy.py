@@ -33,6 +33,7 @@ from contigmm.mm.vma import vma_pages
 from contigmm.phys import CoreError, InvariantError
 
 if TYPE_CHECKING:
+    from contigmm.mm.files import Backing
     from contigmm.mm.mm_struct import MmStruct
     from contigmm.mm.task import Task
     from contigmm.mm.vma import VmArea
@@ -81,6 +82,9 @@ class ContigPolicy(Protocol):
     def abandon(self, task: "Task", run: Run) -> None:
         """Give back a run that no VMA came to hold."""
 
+    def driver_failed(self, task: "Task", file: "Backing", nr: int) -> None:
+        """Undo a VMA of ``nr`` pages whose driver refused, when ``file`` is not contiguous."""
+
     def hold(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """Count a VMA that has just been given (a piece of) a run."""
 
@@ -117,6 +121,9 @@ class LinuxSync:
     def abandon(self, task: "Task", run: Run) -> None:
         """Never asked."""
         raise _not_contiguous()
+
+    def driver_failed(self, task: "Task", file: "Backing", nr: int) -> None:
+        """unmap_region() has nothing to do, mm/vma.c, v6.18: what a driver noted is its own."""
 
     def hold(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """Never asked."""
@@ -171,6 +178,11 @@ class Rfc2017:
     def abandon(self, task: "Task", run: Run) -> None:
         """__free_vma_contig_range() of the RFC: every page is put."""
         task.mm.memory.rfc_free(base=run.base_pfn, nr=run.nr, cpu=task.cpu)
+
+    def driver_failed(self, task: "Task", file: "Backing", nr: int) -> None:
+        """``free_vma:`` of RFC 3/3 puts what vm_private_data points to, whoever set it."""
+        if file.private_pfn >= 0:
+            task.mm.memory.rfc_free(base=file.private_pfn, nr=nr, cpu=task.cpu)
 
     def hold(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """Nothing was charged."""
@@ -258,6 +270,9 @@ class Contig:
         """Undo :meth:`allocate`."""
         task.mm.memory.run_release(run=run.core_run, offset=0, nr=run.nr, cpu=task.cpu)
         self.user_pages[run.owner_uid] -= run.nr
+
+    def driver_failed(self, task: "Task", file: "Backing", nr: int) -> None:
+        """What a driver noted is its own."""
 
     def hold(self, task: "Task", mm: "MmStruct", vma: "VmArea") -> None:
         """Charge the pages of ``vma`` as locked and pinned."""

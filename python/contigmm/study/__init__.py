@@ -1,0 +1,1 @@
+"""Experiments: what an interface or a policy does to everyone else."""
