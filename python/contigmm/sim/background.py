@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 #: Where the memory of a background process begins: 1 GiB aligned, so that few tables map it.
 BACKGROUND_BASE: Final = 64 << 30
-#: Classes of large folios whose frames have owners page by page, as if the folios were split.
-_SPLIT: Final = (PageClass.ANON_THP, PageClass.SHMEM_THP, PageClass.FILE_LARGE, PageClass.MLOCKED)
 
 
 class BackgroundFile(NamedTuple):
@@ -52,19 +50,19 @@ class BackgroundFile(NamedTuple):
 
 
 def import_layout(
-    memory: Memory, description: MachineDescription, layout: Layout, *, split_folios: bool
+    memory: Memory, description: MachineDescription, layout: Layout, *, split_locked: bool
 ) -> None:
     """Lay out frames, free lists and per-CPU lists in a freshly booted memory.
 
-    With ``split_folios`` large folios become pages, as their owners will have them.
+    With ``split_locked`` large folios that are locked become pages, as their owners will have them.
 
     Raises:
         ValueError: the layout is not one of this machine.
     """
     frames = layout.frames
     order = np.minimum(frames.order, MAX_PAGE_ORDER).astype(np.uint8)
-    if split_folios:
-        order[np.isin(frames.page_class, _SPLIT)] = 0
+    if split_locked:
+        order[frames.page_class == PageClass.MLOCKED] = 0
     untold = layout.pageblock_type == UNKNOWN_MIGRATETYPE
     types = np.where(untold, np.uint8(MigrateType.MOVABLE), layout.pageblock_type)
     by_place = sorted(description.zones, key=lambda zone: (zone.node, zone.start_pfn))
@@ -86,7 +84,7 @@ def import_layout(
             if cpu < memory.nr_cpus()
         ],
     )
-    if not split_folios:
+    if not split_locked:
         memory.mark_dirty(_dirty_folios(frames))
 
 

@@ -86,14 +86,14 @@ def boot_memory(
     seed: int,
     cpus: int | None,
     costs: bool,
-    split_folios: bool = False,
+    split_locked: bool = False,
 ) -> Memory:
     """Boot the core and lay out what the description says is in use.
 
-    ``split_folios``: frames will be given owners, which have large folios page by page.
+    ``split_locked``: frames will be given owners, which have locked folios page by page.
     """
     spec = core_spec(description, seed=seed, cpus=cpus, costs=costs)
     memory = Memory.boot(json.dumps(spec, sort_keys=True))
     if description.layout is not None:
-        import_layout(memory, description, description.layout, split_folios=split_folios)
+        import_layout(memory, description, description.layout, split_locked=split_locked)
     return memory

@@ -49,7 +49,7 @@ class MachineState:
     ) -> Self:
         """Boot what ``description`` describes; see ``Machine.boot``."""
         costs = clock is ClockMode.PER_OP
-        memory = boot_memory(description, seed=seed, cpus=cpus, costs=costs, split_folios=True)
+        memory = boot_memory(description, seed=seed, cpus=cpus, costs=costs, split_locked=True)
         config = MmConfig(memory, profile=profile, total_ram_pages=description.managed)
         config.set_thp(
             str(description.settings.get("transparent_hugepage", "madvise")),

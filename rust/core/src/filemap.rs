@@ -1,25 +1,17 @@
-//! Files and captured pages: what `read(2)`, `write(2)`, `ftruncate(2)` and a captured machine do to
-//! the page cache. mm/filemap.c, mm/shmem.c, mm/truncate.c v6.12.
+//! Files: what `read(2)`, `write(2)` and `ftruncate(2)` do to the page cache. mm/filemap.c, mm/shmem.c, mm/truncate.c v6.12.
 
 use std::ops::Range;
 
-use crate::address_space::{ANON_FLAGS, Cause, MmId, Progress, RssKind, rss_kind};
+use crate::address_space::{Cause, MmId, Progress, rss_kind};
 use crate::contents::PAGE_SIZE;
 use crate::error::AllocError;
-use crate::mem_map::{MemMap, PageClass, page_flags};
+use crate::mem_map::page_flags;
 use crate::memory::Memory;
 use crate::page_cache::{FileId, FileKind, FileSpec};
-use crate::page_table::{PTRS_PER_TABLE, Pte, slot_of};
-use crate::rmap::Rmap;
-use crate::units::{Cpu, Order, Pfn};
+use crate::units::{Cpu, Pfn};
 
 /// Pages that a read from the start of a disk's file brings in: `get_init_ra_size()`, one page asked.
 const INITIAL_READ_AHEAD: u64 = 4;
-
-/// A frame that cannot be adopted: it is not an allocated frame of order 0 without an owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("frame {0} cannot be given an owner")]
-pub struct AdoptError(pub u32);
 
 /// Who uses a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,9 +186,12 @@ impl Memory {
         freed
     }
 
-    /// Unmaps and drops the cached pages of a range: `truncate_inode_pages_range()`. Returns how many
-    /// frames were freed.
+    /// Unmaps and drops the cached pages of a range: `truncate_inode_pages_range()`. Large folios that
+    /// the range cuts are split: `truncate_inode_partial_folio()`. Returns how many frames were freed.
     pub fn cache_drop(&mut self, file: FileId, cpu: Cpu, pages: Range<u32>) -> u64 {
+        for end in [pages.start, pages.end] {
+            self.split_cached_at(file, cpu, end);
+        }
         let cached: Vec<_> = self.owners.cache.file(file).cached(pages).collect();
         let mut freed = 0;
         for (index, pfn) in cached {
@@ -212,6 +207,17 @@ impl Memory {
         freed
     }
 
+    /// Splits the large folio that begins before page `index` of a file and ends behind it.
+    fn split_cached_at(&mut self, file: FileId, cpu: Cpu, index: u32) {
+        let Some(pfn) = self.owners.cache.file(file).lookup(index) else {
+            return;
+        };
+        let large = self.map.flags(pfn) & page_flags::LARGE != 0;
+        if large && self.map.large_head(pfn) != pfn {
+            self.split_folio(cpu, self.map.large_head(pfn));
+        }
+    }
+
     /// Takes away every mapping of a cached frame: `try_to_unmap()`.
     pub fn unmap_cached(&mut self, cpu: Cpu, pfn: Pfn) {
         if self.map.mapcount(pfn) == 0 {
@@ -225,79 +231,6 @@ impl Memory {
         }
     }
 
-    // ---- captured frames ---------------------------------------------------------------------
-
-    /// Gives captured anonymous frames to an address space, mapped one after the other from `vpn` on;
-    /// frames of large folios page by page, as if these were split. Page tables come from [`Self::adopt_pgtables`] first.
-    ///
-    /// # Errors
-    /// The first frame that is none without an owner, or no frame for a table; what was done stays.
-    pub fn anon_adopt(
-        &mut self,
-        mm: MmId,
-        cpu: Cpu,
-        vpn: u64,
-        pfns: &[Pfn],
-    ) -> Result<Progress, AdoptError> {
-        let mut at = vpn;
-        let mut rest = pfns;
-        while !rest.is_empty() {
-            let room = PTRS_PER_TABLE - at % PTRS_PER_TABLE;
-            let (now, later) = rest.split_at(rest.len().min(slot_of(room - 1, 0) + 1));
-            let leaf = match self.ensure_leaf(cpu, mm, at) {
-                Ok(leaf) => leaf,
-                Err(error) => return Ok(Progress::blocked(at - vpn, Cause::Memory(error))),
-            };
-            for &pfn in now {
-                let class = adoptable(&self.map, pfn)?;
-                if class == PageClass::Mlocked {
-                    self.map.set_class(pfn, PageClass::Anon);
-                } else if !class.is_anon() {
-                    return Err(AdoptError(pfn.0));
-                }
-                self.map.set_flags(pfn, ANON_FLAGS);
-                Rmap::add_new(&mut self.map, pfn, mm, at);
-                let bits = Pte::ANON | Pte::EXCLUSIVE | Pte::WRITE | Pte::DIRTY | Pte::YOUNG;
-                self.owners.tables.leaf_mut(leaf).ptes[slot_of(at, 0)] = Pte::present(pfn, bits);
-                self.owners.stat.nr_anon_mapped += 1;
-                self.owners.count_rss(mm, RssKind::Anon, 1);
-                at += 1;
-            }
-            rest = later;
-        }
-        Ok(Progress::finished(pfns.len() as u64))
-    }
-
-    /// Gives captured page-cache frames to a file, from page `index` on, and grows the file to hold
-    /// them.
-    ///
-    /// # Errors
-    /// The first frame that is none without an owner; what was done stays.
-    pub fn cache_adopt(
-        &mut self,
-        file: FileId,
-        index: u32,
-        pfns: &[Pfn],
-    ) -> Result<(), AdoptError> {
-        let Self { map, owners, .. } = self;
-        let entry = owners.cache.file_mut(file);
-        let is_shmem = entry.kind == FileKind::Shmem;
-        let swap = if is_shmem { page_flags::SWAPBACKED } else { 0 };
-        for (at, &pfn) in (index..).zip(pfns) {
-            let class = adoptable(map, pfn)?;
-            if !class.is_cached() || class.is_shmem() != is_shmem {
-                return Err(AdoptError(pfn.0));
-            }
-            map.set_flags(pfn, page_flags::LRU | page_flags::UPTODATE | swap);
-            map.set_owner(pfn, file.0, at);
-            entry.insert(at, pfn);
-            owners.stat.nr_file_pages += 1;
-            owners.stat.nr_shmem += u64::from(is_shmem);
-            entry.size = entry.size.max((u64::from(at) + 1) * u64::from(PAGE_SIZE));
-        }
-        Ok(())
-    }
-
     /// Who owns a frame: its mappings, or its file and page.
     pub fn owner_of(&self, pfn: Pfn) -> Owner {
         let cached = self.map.class(pfn).is_cached();
@@ -309,14 +242,6 @@ impl Memory {
             page,
         }
     }
-}
-
-/// The class of a frame that may be given an owner.
-fn adoptable(map: &MemMap, pfn: Pfn) -> Result<PageClass, AdoptError> {
-    let single = map
-        .head_at(pfn)
-        .filter(|head| head.order == Order::ZERO && map.flags(pfn) == 0);
-    single.map_or(Err(AdoptError(pfn.0)), |head| Ok(head.class))
 }
 
 /// Page of a file and offset within it.

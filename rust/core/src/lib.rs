@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address_space;
+pub mod adopt;
 pub mod boot;
 mod bulk_alloc;
 pub mod census;

@@ -56,6 +56,13 @@ pub struct BlockHead {
     pub compound: bool,
 }
 
+impl BlockHead {
+    /// The block's frames, ascending.
+    pub fn frames(&self) -> impl Iterator<Item = Pfn> + use<> {
+        (self.pfn.0..self.pfn.0 + self.order.nr_pages()).map(Pfn)
+    }
+}
+
 /// The page-frame array and the pageblocks.
 #[derive(Clone, Debug)]
 pub struct MemMap {

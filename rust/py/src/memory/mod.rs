@@ -12,7 +12,7 @@ mod runs;
 mod state;
 mod views;
 
-use contigmm_core::filemap::AdoptError;
+use contigmm_core::adopt::AdoptError;
 use contigmm_core::{Cpu, Memory as CoreMemory, Pfn};
 use numpy::{PyArray1, PyArrayMethods};
 use parking_lot::Mutex;
