@@ -323,3 +323,24 @@ async def test_the_server_tells_when_it_acknowledges(tmp_path, client):
     assert (await raw(client)["GetServer"](get)).durability == "memory"
     async with served(tmp_path, durability=Durability.FULL) as (keeping, _):
         assert (await raw(keeping)["GetServer"](get)).durability == "full"
+
+
+async def test_no_room_for_a_machine_or_a_segment_leaves_no_trace(tmp_path):
+    disk = BreakableDisk()
+    disk.full = True
+    async with served(tmp_path, disk, crash=True) as (client, service):
+        assert (await refused(make(client))).reason == "NOT_DURABLE"
+        assert list(tmp_path.iterdir()) == []
+        disk.full = False
+        machine = await make(client)
+        await machine.spawn()
+        hosted = service.registry.machine(machine.name)
+        disk.full = True
+        with pytest.raises(OSError, match="cannot grow"):
+            await service.registry.keeper.snapshot(hosted)
+        disk.full = False
+        await machine.spawn()
+        await service.registry.keeper.snapshot(hosted)
+        before = await machine.examine()
+    async with served(tmp_path) as (client, _):
+        assert await client.machine("m").examine() == before

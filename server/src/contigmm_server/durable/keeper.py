@@ -18,6 +18,7 @@ from contigmm_server.durable.journal import Durability, Journal, unavailable
 from contigmm_server.durable.replay import ENGINE, Replayer, service_state
 from contigmm_server.durable.segment import Header
 from contigmm_server.durable.store import MachineStore, Store
+from contigmm_server.failures import ServiceError
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.registry import Registry
 
@@ -72,7 +73,11 @@ class Keeper:
                 self._executor,
                 lambda: self._store.create(hosted.machine_id, hosted.machine.snapshot(), state),
             )
-            await self._begin(hosted, store, 0, 0)
+            try:
+                await self._begin(hosted, store, 0, 0)
+            except (OSError, ServiceError):
+                self._store.remove(store)
+                raise
         except OSError as error:
             raise unavailable(f"the machine cannot be kept: {error.strerror}") from error
 
@@ -149,7 +154,12 @@ class Keeper:
             hosted.journal = Journal(file, header, self.durability, self._executor, after=old)
             return old
 
-        old = await hosted.queue.run_ordered(begin, cost_us=0)
+        try:
+            old = await hosted.queue.run_ordered(begin, cost_us=0)
+        except ServiceError as error:  # no room: the old segment goes on
+            file.close()
+            path.unlink()
+            raise OSError(error.message) from error
         kept.index = index
         await old.close()
         assert hosted.journal is not None, "it was given one just now"
