@@ -34,9 +34,9 @@ def move_pages(
 ) -> tuple[int, list[int]]:
     """Move pages of ``target`` to nodes, or tell where they are if ``nodes`` is None.
 
-    Before it come :func:`check_flags` and the search for ``target``. Returns how many pages could not
-    be moved, and for each page its node or a negative errno. What comes behind a bad node is not
-    looked at; pages before it have moved.
+    Before it come :func:`check_flags` and the search for ``target``. Returns how many pages could
+    not be moved, and for each page its node or a negative errno. What comes behind a bad node is
+    not looked at; pages before it have moved.
 
     Raises:
         SyscallError: EPERM or ENODEV; ``reason`` names the check.

@@ -6,7 +6,8 @@ the first whose address fits goes first. After a difference the space is put whe
 went, so that one difference is one.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from contigmm.abi import (
@@ -176,19 +177,28 @@ class Replay:
         space = self.spaces.get(pid)
         if space is not None:
             return space
-        for birth in self.births.get(pid, []):
+        for birth in [*self.births.get(pid, []), *self._untold_births(position)]:
             if not self.done[birth]:
                 self.done[birth] = True
                 call = self.log.events[birth]
                 assert isinstance(call, LoggedCall), "only calls give birth"
                 self._space(call.pid, birth)
-                self._birth(call)
+                self._birth(replace(call, value=pid))
                 return self.spaces[pid]
         line = self.log.events[min(position, len(self.log.events) - 1)].line
         sentence = f"pid {pid} is met in mid-life: its mappings are learned from what it does"
         self.report.remarks.append(Remark(line, sentence))
         space = self.spaces[pid] = unknown_space(self.config, pid, in_mid_life=True)
         return space
+
+    def _untold_births(self, position: int) -> Iterator[int]:
+        """Yield the calls from ``position`` on that make a process and have no result."""
+        for later in range(position, min(position + _LOOK_AHEAD, len(self.log.events))):
+            event = self.log.events[later]
+            if isinstance(event, ProcessEnd) or event.name not in _BIRTHS:
+                continue
+            if event.value is None and not event.error:
+                yield later
 
     def _leave(self, pid: int) -> None:
         space = self.spaces.pop(pid, None)
@@ -205,10 +215,12 @@ class Replay:
         self._leave(event.pid)
 
     def _exec(self, position: int, event: LoggedCall) -> None:
-        if event.error or (event.value is None and event.pid not in self.execs):
-            return
-        self._leave(event.pid)
         waiting = self.execs.get(event.pid)
+        if event.error:
+            return
+        if event.value is None and not (waiting and waiting[0].log_lines < event.line):
+            return  # no result, and no block says that it succeeded here
+        self._leave(event.pid)
         if not waiting:
             sentence = f"what pid {event.pid} maps after its execve is learned from what it does"
             self.report.remarks.append(Remark(event.line, sentence))
@@ -231,7 +243,9 @@ class Replay:
         return None
 
     def _birth(self, event: LoggedCall) -> None:
-        child = event.value
+        if event.error:
+            return
+        child = event.value or self._next_unseen(event)
         if not child:
             return
         parent = self._space(event.pid, 0)
@@ -255,6 +269,13 @@ class Replay:
             pids={child},
             files=dict(parent.files),
         )
+
+    def _next_unseen(self, birth: LoggedCall) -> int:
+        """Return the child of a call without result: the next pid that nobody has met; 0: none."""
+        for event in self.log.events:
+            if event.line > birth.line and event.pid not in self.spaces and event.pid:
+                return event.pid
+        return 0
 
     # -- memory calls -------------------------------------------------------------------
     def _memory_call(self, position: int, event: LoggedCall) -> None:
