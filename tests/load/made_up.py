@@ -5,7 +5,10 @@ from collections import Counter
 import numpy as np
 
 from contigmm.abi import EAGAIN, ENOMEM
+from contigmm.load.arrival import Arrival
+from contigmm.load.effort import Effort
 from contigmm.load.fragmentation import Fragmentation
+from contigmm.load.intervals import Interval
 from contigmm.load.report import Integrity, Report, Stages, Traffic
 from contigmm.load.samples import SAMPLE, Chunk, Kind
 from contigmm.load.sizes import Hold, SizeMix
@@ -23,6 +26,7 @@ def chunk(rows):
             seq,
             begin_us * 1000,
             end_us * 1000,
+            0,
             process,
             errno,
             reason,
@@ -79,6 +83,7 @@ def report(**changes):
         "failed_calls": dict(total.failed_calls),
         "mapped_by_process": tuple(total.mapped_by_process),
         "latency": {kind: total.latency(kind) for kind in Kind},
+        "service": total.service(),
         "traffic": Traffic(
             duration_s=0.5,
             calls=8,
@@ -88,6 +93,9 @@ def report(**changes):
             queue_depth_max=2,
             processes_in_window_min=2,
             processes_in_window_median=2,
+            arrival=Arrival(),
+            effort=Effort(0.5, 1200),
+            intervals=(Interval(16.0, 100.0, 200.0, 0.5),) * 10,
         ),
         "integrity": Integrity("ok", 15, 4000, 0, 0, 0, ()),
         "notes": (),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,3 +211,20 @@ def test_a_core_that_hands_out_a_frame_twice_is_caught_by_the_observer(broken, t
     assert done.returncode == 1
     assert "of them owned twice" in " ".join(done.stdout.split())
     assert done.stderr.splitlines()[-1].startswith("contigmm: the machine did not keep")
+
+
+def test_an_open_loop_makes_what_it_was_asked_for_and_misses_a_bound_with_status_3(tmp_path):
+    path = tmp_path / "load.json"
+    asked = ("--arrival", "constant:60", "--require", "refused<=100%", "--require", "p50<=1us")
+    done = run(*AGED, *asked, "--json", str(path))
+    assert done.returncode == 3
+    assert re.search(r"p50<=1us is missed: it is [\d,.]+ us$", done.stderr.strip())
+    assert "refused<=100%" not in done.stderr
+    result = json.loads(path.read_text())
+    assert result["arrival"] == "constant:60"
+    assert result["attempts"] == pytest.approx(60 * 2, abs=20)
+    assert result["latency_us"]["p99"] >= result["service_us"]["p99"]
+    assert len(result["intervals"]) == 10
+    same = run("--compare", str(path), str(path))
+    assert same.returncode == 0
+    assert same.stdout.splitlines()[-1] == "Verdict: same"

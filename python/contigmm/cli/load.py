@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _STANDARD_OUTPUT: Final = Path("-")
 _WIDTH: Final = 100
+_MISSED: Final = 3
+"""Exit status: the run went well, and its figures are not what was demanded."""
 
 DEFAULT_SIZES: Final = "64K:30,256K:25,512K:15,1M:12,2M:10,4M:8"
 
@@ -78,6 +80,13 @@ def load(
             help="What is wanted at once, as a multiple of what is free (--hold auto).",
         ),
     ] = 2.5,
+    arrival: Annotated[
+        str,
+        typer.Option(
+            metavar="closed|constant:N|poisson:N|ramp:N-M",
+            help="When requests come: each after the one before, or so many a second in all.",
+        ),
+    ] = "closed",
     memlock: Annotated[
         str,
         typer.Option(
@@ -100,14 +109,37 @@ def load(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw free memory before and after."),
     ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIGURE<=BOUND",
+            help="Exit with status 3 unless p50, p90, p99, p999, max, ops_per_s, refused or jain"
+            " keeps a bound, such as p99<=20ms or refused<=5%.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A.json B.json",
+            help="Run nothing: tell whether the second result is better than the first.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
 ) -> None:
     """Let processes contend for one machine, over gRPC, and report."""
+    if compare is not None:
+        _compare(*compare)
+        return
     with needing("load"):
         from contigmm.load import sizes as grammar
+        from contigmm.load.arrival import Arrival
         from contigmm.load.coordinator import Plan
         from contigmm.load.live import run_live
         from contigmm.load.process import RLIM_INFINITY
+        from contigmm.load.thresholds import Threshold
 
+    thresholds = [Threshold.parse(text) for text in require or ()]
     source = machine or ("host:" if target is None else None)
     plan = Plan(
         description=None if source is None else _describe(source),
@@ -123,6 +155,7 @@ def load(
         memlock_bytes=RLIM_INFINITY if memlock == "unlimited" else grammar.parse_bytes(memlock),
         generators=generators,
         seed=seed,
+        arrival=Arrival.parse(arrival),
     )
     if plot is not None:
         with needing("plot"):  # before the run, not after it
@@ -131,6 +164,23 @@ def load(
     _write(report, json_path, plot)
     if not report.integrity.ok:
         raise CommandError("the machine did not keep its promises: see the report")
+    if missed := [miss for threshold in thresholds if (miss := threshold.miss(report))]:
+        raise CommandError("; ".join(missed), status=_MISSED)
+
+
+def _compare(before: Path, after: Path) -> None:
+    """Print what changed from one result to another; a worse one is status 3."""
+    with needing("load"):
+        from contigmm.load.compare import compare
+
+    comparison = compare(before, after)
+    for warning in comparison.warnings:
+        print(f"Mind: {warning}.")
+    for change in comparison.changes:
+        print(change)
+    print(f"Verdict: {comparison.verdict}")
+    if any(change.verdict == "worse" for change in comparison.changes):
+        raise CommandError(f"{after} has figures worse than {before}", status=_MISSED)
 
 
 def _describe(source: str) -> "MachineDescription":

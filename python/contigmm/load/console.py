@@ -30,7 +30,7 @@ def print_report(report: Report, console: Console) -> None:
     for heading, table in (
         ("Requests", _sizes_table(report)),
         ("Refusals", _refusals_table(report)),
-        ("Time of a call, from sending it to its answer", _latency_table(report)),
+        ("Time of a call, from when it was due to its answer", _latency_table(report)),
         ("Free blocks: captured, filled, measured from began to ended", _stages_table(report)),
         ("Unusable index: share of free memory in blocks too small", _unusable_table(report)),
     ):
@@ -106,6 +106,10 @@ def _latency_table(report: Report) -> Table:
         latency = report.latency[kind]
         row = (latency.calls, latency.p50, latency.p90, latency.p99, latency.p999, latency.max)
         table.add_row(name, *(f"{figure:,}" for figure in row))
+    if report.traffic.arrival.open:
+        sent = report.service
+        row = (sent.calls, sent.p50, sent.p90, sent.p99, sent.p999, sent.max)
+        table.add_row("mmap, from sending it", *(f"{figure:,}" for figure in row))
     return table
 
 
@@ -150,6 +154,7 @@ def _sentences(report: Report) -> list[str]:
         f" from {traffic.generator_processes} generator processes;"
         f" {traffic.in_flight_mean:.1f} in flight on average, {traffic.in_flight_max} at most;"
         f" queue of the machine {traffic.queue_depth_max} deep at most.",
+        _arrival_sentence(report),
         f"Among any {WINDOW_COMMANDS} commands in a row at least"
         f" {traffic.processes_in_window_min} processes (half of the time"
         f" {traffic.processes_in_window_median} or more) of {report.nr_processes};"
@@ -171,3 +176,22 @@ def _sentences(report: Report) -> list[str]:
             f" ({what_decided(refusal.reason)})."
         )
     return lines
+
+
+def _arrival_sentence(report: Report) -> str:
+    """Say how requests came, and whether what made them could keep up."""
+    traffic = report.traffic
+    effort = traffic.effort
+    asked = f"Requests came by {traffic.arrival}"
+    if traffic.arrival.open:
+        mapped_per_s = report.attempts / traffic.duration_s
+        asked += f": {traffic.arrival.mean_per_s:,.0f} asked for a second, {mapped_per_s:,.0f} made"
+    limit = (
+        "the generator may have been the limit, not the server"
+        if effort.was_the_limit
+        else "the generator was not the limit"
+    )
+    return (
+        f"{asked}; {limit}: its busiest process used {effort.busy_share:.0%} of a core, and 1 % of"
+        f" its wake-ups were over {effort.late_us_p99:,} µs late."
+    )

@@ -13,9 +13,12 @@ import numpy as np
 from contigmm.client.aio import Client, Machine, connect
 from contigmm.client.failures import ServiceError
 from contigmm.description import MachineDescription
+from contigmm.load.arrival import Arrival
 from contigmm.load.children import GeneratorProcess, own_server
+from contigmm.load.effort import Effort
 from contigmm.load.fill import Filling, fresh_layout, prepare
 from contigmm.load.fragmentation import PAGE_BYTES, Fragmentation
+from contigmm.load.intervals import intervals
 from contigmm.load.ownership import Closing, FrameStates, Pfns, owned_twice, present_frames
 from contigmm.load.pipe import (
     Assignment,
@@ -73,6 +76,7 @@ class Plan:
     memlock_bytes: int
     generators: int
     seed: int
+    arrival: Arrival
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,9 @@ def _assignments(plan: Plan, booted: _Booted, address: str, hold: Hold) -> list[
             hold=hold,
             memlock_bytes=plan.memlock_bytes,
             cpu_nodes=booted.cpu_nodes,
+            arrival=plan.arrival,
+            duration_s=plan.duration_s,
+            nr_processes=plan.nr_processes,
         )
         for number in range(nr_generators)
     ]
@@ -292,6 +299,7 @@ class _Run:
         self._warmed = [asyncio.Event() for _ in generators]
         self._stopped = [asyncio.Event() for _ in generators]
         self._begin_ns = 0
+        self._efforts: list[tuple[float, bytes]] = []
         self._observed = _Observed()
         self._notes = list(booted.notes)
 
@@ -378,7 +386,8 @@ class _Run:
             match message:
                 case Warmed():
                     self._warmed[number].set()
-                case Stopped():
+                case Stopped(effort):
+                    self._efforts.append(effort)
                     self._stopped[number].set()
                 case Failed(sentence):
                     raise LoadError(sentence)
@@ -445,6 +454,9 @@ class _Run:
             queue_depth_max=queue_depth_max,
             processes_in_window_min=int(windows.min(initial=self._plan.nr_processes)),
             processes_in_window_median=int(np.median(windows)) if len(windows) else 0,
+            arrival=self._plan.arrival,
+            effort=Effort.merged(self._efforts),
+            intervals=intervals(samples, begin_ns=self._begin_ns, elapsed_ns=elapsed_ns),
         )
 
     def _reported(self, stages: Stages, traffic: Traffic, integrity: Integrity) -> Report:
@@ -461,6 +473,7 @@ class _Run:
             failed_calls=dict(tally.failed_calls),
             mapped_by_process=tuple(tally.mapped_by_process),
             latency={kind: tally.latency(kind) for kind in Kind},
+            service=tally.service(),
             traffic=traffic,
             integrity=integrity,
             notes=tuple(self._notes),

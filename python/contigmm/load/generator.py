@@ -7,12 +7,14 @@ pair of sockets. When the other end is closed, for whatever cause, it ends too.
 import asyncio
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
+from time import monotonic_ns
 from typing import Final
 
 from contigmm.client.aio import Machine, connect
 from contigmm.client.failures import ServiceError
+from contigmm.load.effort import Meter
 from contigmm.load.pipe import (
     Assignment,
     Failed,
@@ -40,7 +42,9 @@ class Generator:
         self._writer = writer
         self._recorder = Recorder()
         self._measuring = False
-        self._going_on = True
+        self._begin_ns = 0
+        self._stopping = asyncio.Event()
+        self._meter = Meter()
         self._warm = 0
         self._processes: list[SimulatedProcess] = []
 
@@ -50,19 +54,27 @@ class Generator:
             client = await stack.enter_async_context(connect(self._assignment.address))
             await self._spawn(client.machine(self._assignment.machine), stack)
             async with asyncio.TaskGroup() as group:
-                work = [group.create_task(self._drive(process)) for process in self._processes]
-                reports = group.create_task(self._report())
+                work = [
+                    group.create_task(self._drive(process, index))
+                    for process, index in zip(
+                        self._processes, self._assignment.processes, strict=True
+                    )
+                ]
+                aside = [group.create_task(self._report()), group.create_task(self._meter.beat())]
                 while not isinstance(message := await receive(reader), Stop):
                     if message is None:
                         raise _AbandonedError
                     if isinstance(message, Measure):
                         self._recorder.take()
-                        self._measuring = True
-                self._going_on = False
+                        self._meter.start()
+                        self._begin_ns, self._measuring = monotonic_ns(), True
+                effort = self._meter.read()
+                self._stopping.set()
                 await asyncio.wait(work)
-                reports.cancel()
+                for task in aside:
+                    task.cancel()
             await self._send_chunk()
-            await send(self._writer, Stopped())
+            await send(self._writer, Stopped(effort))
             if isinstance(await receive(reader), Leave):
                 await asyncio.gather(*(process.exit() for process in self._processes))
 
@@ -80,12 +92,38 @@ class Generator:
             )
             self._processes.append(process)
 
-    async def _drive(self, process: SimulatedProcess) -> None:
+    async def _drive(self, process: SimulatedProcess, index: int) -> None:
         await process.run(
             warm_after=self._assignment.hold.high,
             warm=self._one_more_is_warm,
-            going_on=lambda: self._going_on,
+            going_on=lambda: not self._stopping.is_set(),
+            due=self._due(index),
         )
+
+    def _due(self, index: int) -> Callable[[], Awaitable[int | None]]:
+        """Return what waits until the next request of a process is due, and tells when that was.
+
+        Demand builds up in a closed loop, as fast as it can; measured is what arrives on time.
+        """
+        given = self._assignment
+        offsets_ns = given.arrival.offsets_ns(
+            seed=given.seed,
+            process_index=index,
+            nr_processes=given.nr_processes,
+            duration_s=given.duration_s,
+        )
+
+        async def due() -> int | None:
+            if not (given.arrival.open and self._measuring):
+                return None
+            due_ns = self._begin_ns + next(offsets_ns)
+            if (early_ns := due_ns - monotonic_ns()) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(early_ns / 1e9):
+                        await self._stopping.wait()
+            return due_ns
+
+        return due
 
     def _one_more_is_warm(self) -> None:
         self._warm += 1

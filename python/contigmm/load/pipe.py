@@ -9,6 +9,7 @@ from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from dataclasses import dataclass
 from typing import Final
 
+from contigmm.load.arrival import Arrival
 from contigmm.load.samples import Chunk
 from contigmm.load.sizes import Hold, SizeMix
 
@@ -29,6 +30,10 @@ class Assignment:
     memlock_bytes: int
     cpu_nodes: tuple[int, ...]
     """NUMA node of each CPU of the machine."""
+    arrival: Arrival
+    duration_s: float
+    nr_processes: int
+    """Simulated processes of the whole load."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Warmed:
 @dataclass(frozen=True)
 class Stopped:
     """From a generator: no call is in flight, and all chunks are sent."""
+
+    effort: tuple[float, bytes]
+    """What :meth:`contigmm.load.effort.Meter.read` said."""
 
 
 @dataclass(frozen=True)

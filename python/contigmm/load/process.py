@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic_ns
 from typing import Final
 
@@ -53,19 +53,31 @@ class SimulatedProcess:
         self._process = answer.value
 
     async def run(
-        self, *, warm_after: int, warm: Callable[[], None], going_on: Callable[[], bool]
+        self,
+        *,
+        warm_after: int,
+        warm: Callable[[], None],
+        going_on: Callable[[], bool],
+        due: Callable[[], Awaitable[int | None]],
     ) -> None:
-        """Make requests while ``going_on()``; call ``warm`` after the first ``warm_after``."""
+        """Make requests while ``going_on()``; call ``warm`` after the first ``warm_after``.
+
+        ``due()`` waits until the next request is due and returns when that was, on the monotonic
+        clock; None: it is due when the one before has been answered.
+        """
         number = 0
         while going_on():
             while self._held and self._held[0][0] <= number:
                 _, address, size_index = heapq.heappop(self._held)
                 await self._on_mapping(Kind.UNMAP, size_index, Call.MUNMAP, address)
+            due_ns = await due()
+            if not going_on():
+                return
             request = self._script.next_request()
-            mapped = await self._map(request.size_index)
+            mapped = await self._map(request.size_index, due_ns)
             if mapped.ok:
-                due = number + request.hold_requests
-                heapq.heappush(self._held, (due, mapped.value, request.size_index))
+                until = number + request.hold_requests
+                heapq.heappush(self._held, (until, mapped.value, request.size_index))
                 await self._on_mapping(Kind.TOUCH, request.size_index, Call.TOUCH, mapped.value, 1)
             number += 1
             if number == warm_after:
@@ -75,11 +87,11 @@ class SimulatedProcess:
         """Let the process exit, with everything that it still holds."""
         await self._execute(Operation(Call.EXIT, self._process, (0, ExitCause.EXITED)))
 
-    async def _map(self, size_index: int) -> Answer:
+    async def _map(self, size_index: int, due_ns: int | None) -> Answer:
         length = self._sizes_bytes[size_index]
         arguments = (0, length, PROT_READ | PROT_WRITE, _MAP_FLAGS, -1, 0)
         return await self._measured(
-            Kind.MAP, size_index, Operation(Call.MMAP, self._process, arguments)
+            Kind.MAP, size_index, Operation(Call.MMAP, self._process, arguments), due_ns
         )
 
     async def _on_mapping(
@@ -89,7 +101,9 @@ class SimulatedProcess:
         arguments = (address, self._sizes_bytes[size_index], *more)
         return await self._measured(kind, size_index, Operation(call, self._process, arguments))
 
-    async def _measured(self, kind: Kind, size_index: int, operation: Operation) -> Answer:
+    async def _measured(
+        self, kind: Kind, size_index: int, operation: Operation, due_ns: int | None = None
+    ) -> Answer:
         begin_ns = monotonic_ns()
         answer = await self._execute(operation)
         end_ns = monotonic_ns()
@@ -107,6 +121,7 @@ class SimulatedProcess:
             reason=answer.reason,
             kind=kind,
             size_index=size_index,
+            late_ns=0 if due_ns is None else begin_ns - due_ns,
         )
         return answer
 

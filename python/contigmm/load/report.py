@@ -3,12 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Final
 
 from contigmm.errors import ERRNO_NAMES, Reason
+from contigmm.load.arrival import Arrival
+from contigmm.load.effort import Effort
 from contigmm.load.fragmentation import Fragmentation
+from contigmm.load.intervals import Interval
 from contigmm.load.samples import Kind, jain_fairness
 from contigmm.load.sizes import Hold, SizeMix, format_bytes
 from contigmm.load.tally import Latency, Refusal, SizeTally
@@ -95,6 +98,9 @@ class Traffic:
     processes_in_window_min: int
     """Fewest processes among 100 commands that followed each other in the machine."""
     processes_in_window_median: int
+    arrival: Arrival
+    effort: Effort
+    intervals: tuple[Interval, ...]
 
     @property
     def ops_per_s(self) -> float:
@@ -117,6 +123,9 @@ class Report:
     failed_calls: dict[tuple[Kind, Refusal], int]
     mapped_by_process: tuple[int, ...]
     latency: dict[Kind, Latency]
+    """From when a call was due; in a closed loop that is when it was sent."""
+    service: Latency
+    """Of mmap, from when it was sent."""
     traffic: Traffic
     integrity: Integrity
     notes: tuple[str, ...] = ()
@@ -149,7 +158,6 @@ class Report:
 
     def as_json(self) -> str:
         """Return the load/1 object."""
-        latency = self.latency[Kind.MAP]
         return json.dumps(
             {
                 "schema": SCHEMA,
@@ -165,13 +173,7 @@ class Report:
                     }
                     for size in self.sizes
                 ],
-                "latency_us": {
-                    "p50": latency.p50,
-                    "p90": latency.p90,
-                    "p99": latency.p99,
-                    "p999": latency.p999,
-                    "max": latency.max,
-                },
+                "latency_us": _percentiles(self.latency[Kind.MAP]),
                 "ops_per_s": round(self.traffic.ops_per_s, 1),
                 "jain_fairness": round(self.fairness, 4),
                 "deciding": dict(self.deciding),
@@ -185,6 +187,14 @@ class Report:
                 "before": self.stages.filled.as_json(),
                 "after": self.stages.end.as_json(),
                 "seed": self.seed,
+                "arrival": str(self.traffic.arrival),
+                "service_us": _percentiles(self.service),
+                "generator": {
+                    "busy_share": round(self.traffic.effort.busy_share, 3),
+                    "late_us_p99": self.traffic.effort.late_us_p99,
+                    "limited": self.traffic.effort.was_the_limit,
+                },
+                "intervals": [asdict(interval) for interval in self.traffic.intervals],
             },
             indent=2,
         )
@@ -211,6 +221,10 @@ class Report:
             for refusal, times in size.refusals.items():
                 counts[key(refusal)] += times
         return counts
+
+
+def _percentiles(latency: Latency) -> dict[str, int]:
+    return {name: getattr(latency, name) for name in ("p50", "p90", "p99", "p999", "max")}
 
 
 def errno_name(errno: int) -> str:

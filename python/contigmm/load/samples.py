@@ -25,6 +25,7 @@ SAMPLE: Final = np.dtype(
         ("seq", "<u8"),  # position in the machine's one order
         ("begin_ns", "<i8"),  # CLOCK_MONOTONIC, one for all processes of a computer
         ("end_ns", "<i8"),
+        ("late_ns", "<i8"),  # how long after its due time it was sent; 0 in a closed loop
         ("process", "<u4"),  # index of the simulated process in the load, not its id
         ("errno", "<u2"),  # Linux's; 0: done
         ("reason", "<u2"),  # index in the chunk's `reasons`
@@ -32,7 +33,7 @@ SAMPLE: Final = np.dtype(
         ("size_index", "u1"),
     ]
 )
-"""One call. 34 bytes, all of which are kept until the report."""
+"""One call. 42 bytes, all of which are kept until the report."""
 
 Samples = NDArray[np.void]
 
@@ -54,7 +55,7 @@ class Recorder:
     """Collects the calls of one generator process and hands them over in chunks."""
 
     def __init__(self) -> None:
-        self._rows: list[tuple[int, int, int, int, int, int, int, int]] = []
+        self._rows: list[tuple[int, int, int, int, int, int, int, int, int]] = []
         self._reasons: dict[str, int] = {"": 0}
 
     def record(
@@ -68,10 +69,11 @@ class Recorder:
         reason: str,
         kind: Kind,
         size_index: int,
+        late_ns: int = 0,
     ) -> None:
         """Note one answered call."""
         code = self._reasons.setdefault(reason, len(self._reasons))
-        self._rows.append((seq, begin_ns, end_ns, process, errno, code, kind, size_index))
+        self._rows.append((seq, begin_ns, end_ns, late_ns, process, errno, code, kind, size_index))
 
     def take(self) -> Chunk:
         """Return the calls noted since the last time."""

@@ -52,7 +52,7 @@ class SizeTally:
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles of one kind of call, in microseconds, from sending it to its answer."""
+    """Percentiles of one kind of call, in microseconds, until its answer."""
 
     calls: int
     p50: int
@@ -73,6 +73,7 @@ class Tally:
         self._latency_us = {
             kind: HdrHistogram(1, _HIGHEST_LATENCY_US, _SIGNIFICANT_DIGITS) for kind in Kind
         }
+        self._service_us = HdrHistogram(1, _HIGHEST_LATENCY_US, _SIGNIFICANT_DIGITS)
         self._parts: list[Samples] = []
         self.busy_ns = 0
         """Time that calls were in flight, added up over all calls."""
@@ -90,7 +91,10 @@ class Tally:
                     self.sizes[size_index].refusals[refusal] += times
                 else:
                     self.failed_calls[kind, refusal] += times
-            self._count_latency(kind, of_kind)
+            took_ns = of_kind["end_ns"] - of_kind["begin_ns"]
+            _count(self._latency_us[kind], took_ns + of_kind["late_ns"])
+            if kind is Kind.MAP:
+                _count(self._service_us, took_ns)
         maps = samples[samples["kind"] == Kind.MAP]
         for size_index, times in zip(
             *np.unique(maps["size_index"], return_counts=True), strict=True
@@ -130,22 +134,30 @@ class Tally:
         return sum((size.refusals for size in self.sizes), Counter())
 
     def latency(self, kind: Kind) -> Latency:
-        """Return the latency of one kind of call; zeros if there was none."""
-        histogram = self._latency_us[kind]
-        if not histogram.get_total_count():
-            return Latency(0, 0, 0, 0, 0, 0)
-        p50, p90, p99, p999 = (
-            int(histogram.get_value_at_percentile(share)) for share in (50, 90, 99, 99.9)
-        )
-        return Latency(
-            int(histogram.get_total_count()), p50, p90, p99, p999, int(histogram.get_max_value())
-        )
+        """Return the latency of one kind of call from when it was due; zeros if there was none."""
+        return _percentiles(self._latency_us[kind])
 
-    def _count_latency(self, kind: Kind, samples: Samples) -> None:
-        took_us: NDArray[np.int64] = (samples["end_ns"] - samples["begin_ns"]) // 1000
-        values, counts = np.unique(took_us.clip(1, _HIGHEST_LATENCY_US), return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            self._latency_us[kind].record_value(value, count)
+    def service(self) -> Latency:
+        """Return the latency of mmap from when it was sent; in a closed loop the same."""
+        return _percentiles(self._service_us)
+
+
+def _percentiles(histogram: HdrHistogram) -> Latency:
+    if not histogram.get_total_count():
+        return Latency(0, 0, 0, 0, 0, 0)
+    p50, p90, p99, p999 = (
+        int(histogram.get_value_at_percentile(share)) for share in (50, 90, 99, 99.9)
+    )
+    return Latency(
+        int(histogram.get_total_count()), p50, p90, p99, p999, int(histogram.get_max_value())
+    )
+
+
+def _count(histogram: HdrHistogram, took_ns: NDArray[np.int64]) -> None:
+    took_us = (took_ns // 1000).clip(1, _HIGHEST_LATENCY_US)
+    values, counts = np.unique(took_us, return_counts=True)
+    for value, times in zip(values.tolist(), counts.tolist(), strict=True):
+        histogram.record_value(value, times)
 
 
 def _refusals(samples: Samples) -> Iterator[tuple[int, int, int, int]]:
