@@ -518,6 +518,7 @@ class Stream:
         """End the stream; its processes exit. A stream that has broken has ended already."""
         if self._call.done():
             return
-        await self._call.done_writing()
-        while await self._call.read() is not _EOF:
-            pass
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # it may break at any moment
+            await self._call.done_writing()
+            while await self._call.read() is not _EOF:
+                pass
