@@ -11,6 +11,7 @@ from contigmm.abi import (
     EINVAL,
     ENOMEM,
     EPERM,
+    MAP_GROWSDOWN,
     RLIMIT_AS,
     RLIMIT_DATA,
     RLIMIT_MEMLOCK,
@@ -166,6 +167,17 @@ def test_signals_of_bad_accesses(task):
     with pytest.raises(MemoryFault) as caught:
         touch_read(task, 1 << 47)
     assert (caught.value.signal, caught.value.code) == (11, 0x80)
+
+
+def test_a_stack_keeps_its_distance_from_what_lies_below(task):
+    gap = task.mm.config.stack_guard_gap
+    top = B + 4 * gap
+    mmap(task, B, P, RW, FIXED)
+    mmap(task, top, P, RW, FIXED | MAP_GROWSDOWN)
+    assert touch_write(task, B + P + gap) == 1
+    with pytest.raises(MemoryFault) as caught:
+        touch_write(task, B + gap)
+    assert (caught.value.signal, caught.value.code) == (11, 1)
 
 
 def test_fork_promises_memory_again(make_task):

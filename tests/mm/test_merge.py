@@ -43,6 +43,16 @@ def test_islands_written_apart_merge_with_the_left_bridge_only(task):
     assert spans(task) == [(0, 4), (4, 6)]
 
 
+def test_a_round_trip_of_mprotect_does_not_unite_two_identities(task):
+    for first in (0, 4):
+        map_pages(task, first, 2)
+        touch_write(task, B + first * P, 2)
+    map_pages(task, 2, 2)
+    mprotect(task, B + 4 * P, 2 * P, PROT_READ)
+    mprotect(task, B + 4 * P, 2 * P, RW)
+    assert spans(task) == [(0, 4), (4, 6)]
+
+
 def test_written_neighbours_that_may_merge_later_share_an_identity(task):
     map_pages(task, 0, 2)
     map_pages(task, 2, 2, prot=7)
@@ -99,6 +109,18 @@ def test_inherited_memory_does_not_merge_with_what_the_child_maps(make_task):
     map_pages(child, 2, 2)
     assert spans(child) == [(0, 2), (2, 4)]
     map_pages(parent, 2, 2)
+    assert spans(parent) == [(0, 4)]
+
+
+def test_inherited_memory_does_not_spread_over_what_was_never_written(make_task):
+    parent = make_task()
+    map_pages(parent, 0, 2, prot=7)
+    map_pages(parent, 2, 2)
+    touch_write(parent, B, 2)
+    child = fork(parent, pid=2, index=make_task.index())
+    for one in (child, parent):
+        mprotect(one, B, 2 * P, RW)
+    assert spans(child) == [(0, 2), (2, 4)]
     assert spans(parent) == [(0, 4)]
 
 
