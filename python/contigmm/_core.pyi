@@ -16,7 +16,8 @@ class CoreError(OSError):
     """The core refused. ``errno`` is Linux's number, ``cause`` says which rule it was.
 
     Causes: ``order_too_large``, ``no_such_migrate_type``, ``no_such_cpu``, ``no_such_node``
-    (EINVAL); ``below_watermark``, ``no_block``, ``out_of_memory`` (ENOMEM).
+    (EINVAL); ``below_watermark``, ``no_block``, ``compaction_failed``,
+    ``no_room``, ``out_of_memory`` (ENOMEM).
     """
 
     cause: str
@@ -137,6 +138,19 @@ class Memory:
             CoreError: EINVAL, no such CPU.
         """
 
+    def set_direct_reclaim(self, on: bool) -> None:
+        """Say whether requests that may wait compact and reclaim before they are refused."""
+
+    def kswapd(self, *, node: int, budget: int, cpu: int = 0) -> int:
+        """Let kswapd of a node work: reclaim at most ``budget`` frames up to the high marks.
+
+        Takes back the watermark boost it found, and then has kcompactd make pageblocks. Returns
+        how many frames were freed.
+
+        Raises:
+            CoreError: EINVAL, no such CPU.
+        """
+
     def snapshot(self) -> bytes:
         """Encode the whole state, compressed: one canonical encoding with a version."""
 
@@ -193,7 +207,8 @@ class Memory:
     # ---- address spaces ----
     #
     # A call on many pages that cannot go on says how far it came and why, (done, cause): cause is
-    # "" or one of below_watermark, no_block, out_of_memory, beyond_eof, guard, run_page_absent.
+    # "" or one of below_watermark, no_block, compaction_failed, no_room, out_of_memory, beyond_eof,
+    # guard, run_page_absent.
     # Virtual pages are addresses >> 12. What the core must know of a VMA comes with the call: its
     # bytes, its vm_flags, the file behind it (obj, 0: none) with the page of the file at vm_start
     # (pgoff), and the first frame that the RFC's fault path maps from (prealloc, -1: none). A

@@ -89,6 +89,8 @@ class Reason(StrEnum):
     OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED = "out_of_memory_reclaim_not_simulated"
     BELOW_WATERMARK_RECLAIM_NOT_SIMULATED = "below_watermark_reclaim_not_simulated"
     NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED = "no_contiguous_block_compaction_not_simulated"
+    NO_CONTIGUOUS_BLOCK_AFTER_COMPACTION = "no_contiguous_block_after_compaction"
+    NO_ROOM_AFTER_RECLAIM = "no_room_after_reclaim"
     # MAP_CONTIG
     CONTIG_NOT_ANONYMOUS = "contig_not_anonymous"
     CONTIG_CONTRADICTORY_FLAGS = "contig_contradictory_flags"

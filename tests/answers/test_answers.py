@@ -88,9 +88,17 @@ def test_a_request_that_may_not_make_room_fails():
     assert any(line.startswith("unknown: ") for line in answer.evidence)
 
 
-def test_a_request_that_may_make_room_is_unknown():
+def test_a_request_that_may_make_room_compacts():
     answer = explain(FRAGMENTED, "4M", gfp="GFP_KERNEL", draws=FEW)
-    assert (answer.verdict, answer.cause) == ("unknown", "no_block")
+    assert (answer.verdict, answer.cause) == ("succeeds", "served")
+    assert any(line.startswith("to make room, ") for line in answer.evidence)
+
+
+def test_more_pieces_are_there_after_compaction():
+    now = howmany(FRAGMENTED, "2M", draws=FEW)
+    later = howmany(FRAGMENTED, "2M", after="compact", draws=FEW)
+    assert later.count > now.count
+    assert "are there after compaction" in later.sentence()
 
 
 def test_above_the_largest_order_nothing_helps_but_another_allocator():

@@ -1,5 +1,6 @@
 """A machine booted from a capture is that machine: lists, classes, owners; and it lives on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,8 +168,8 @@ def test_a_background_process_is_one_like_any_other():
 
 
 WANTING = (
-    Reason.NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED,
-    Reason.BELOW_WATERMARK_RECLAIM_NOT_SIMULATED,
+    Reason.NO_CONTIGUOUS_BLOCK_AFTER_COMPACTION,
+    Reason.NO_ROOM_AFTER_RECLAIM,
 )
 
 
@@ -182,15 +183,34 @@ def pieces_until_refused(process, flags):
     raise AssertionError("a small machine has no million MiB")
 
 
-def test_the_machine_serves_contiguous_requests_from_the_captured_lists():
-    machine = open_machine(FRAGMENTED, seed=5)
+def asked_until_refused(setting):
+    """Ask a machine for contiguous MiBs; return those listed, those got, why no more, counters."""
+    described = describe(FRAGMENTED, seed=5)
+    machine = Machine.boot(replace(described, settings=described.settings | setting), seed=5)
     process = machine.spawn("asks", caps={"CAP_IPC_LOCK"})
     before = machine.buddyinfo()["0/DMA32"]
     flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_CONTIG
     got, reason = pieces_until_refused(process, flags)
-    assert reason in WANTING
-    assert 0 < got <= before[8] + 2 * before[9] + 4 * before[10] + 8
     machine.check()
+    return before[8] + 2 * before[9] + 4 * before[10], got, reason, machine.vmstat()
+
+
+def test_the_machine_serves_contiguous_requests_from_the_captured_lists():
+    listed, got, reason, vmstat = asked_until_refused({"direct_reclaim": 0})
+    assert reason in (
+        Reason.NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED,
+        Reason.BELOW_WATERMARK_RECLAIM_NOT_SIMULATED,
+    )
+    assert 0 < got <= listed + 8
+    assert vmstat["pgmigrate_success"] == 0
+
+
+def test_contiguous_requests_compact_and_reclaim_before_they_are_refused():
+    listed, got, reason, vmstat = asked_until_refused({})
+    assert reason in WANTING
+    assert got > listed + 8
+    assert vmstat["compact_success"] > 0
+    assert vmstat["pgmigrate_success"] > 0
 
 
 def test_a_snapshot_keeps_the_background():

@@ -12,7 +12,6 @@ from contigmm.answers.request import CONTIG_GFP, Request
 from contigmm.answers.trial import Trial, drawn_machines, run_until_refused
 from contigmm.description import MachineDescription, PageClass
 from contigmm.phys import Memory
-from contigmm.phys.gfp import DIRECT_RECLAIM
 
 DRAWS: Final = 5
 SUCCEEDS: Final = "succeeds"
@@ -35,6 +34,7 @@ class Explanation:
     """The verdict, its cause in one stable word, the numbers behind it, and what would help.
 
     Causes: ``served``, ``order_too_large``, ``below_watermark``, ``no_block``, ``out_of_memory``,
+    ``compaction_failed``, ``no_room`` where the request made room in vain,
     and ``draws_differ`` where what the source does not tell decides.
     """
 
@@ -64,10 +64,7 @@ class Explanation:
         if self.cause == "draws_differ":
             return f"{piece}: what the source does not tell decides; {self.refusal}."
         if self.verdict == UNKNOWN:
-            return (
-                f"{piece} is not there now: {self.refusal}; the request may make room for itself, "
-                "which is not simulated yet."
-            )
+            return f"{piece} is not there now: {self.refusal}."
         return f"{piece} would be refused: {self.refusal}."
 
 
@@ -96,9 +93,12 @@ def explain(
                 *(f"unknown: {sentence}" for sentence in unknowns(description)),
             ]
             would_help = _remedies(description, memory, request)
+        memory.set_direct_reclaim(True)
         trials.append(run_until_refused(memory, request, limit=1))
+        if len(trials) == 1:
+            evidence += _efforts(memory)
     refused = [trial for trial in trials if not trial.count]
-    verdict, cause = _judge(trials, refused, request)
+    verdict, cause = _judge(trials, refused)
     return Explanation(
         request,
         verdict,
@@ -109,14 +109,23 @@ def explain(
     )
 
 
-def _judge(trials: list[Trial], refused: list[Trial], request: Request) -> tuple[str, str]:
+def _judge(trials: list[Trial], refused: list[Trial]) -> tuple[str, str]:
     if not refused:
         return SUCCEEDS, "served"
     if len(refused) < len(trials):
         return UNKNOWN, "draws_differ"
-    cause = refused[0].cause
-    may_make_room = bool(request.gfp & DIRECT_RECLAIM) and cause != "order_too_large"
-    return (UNKNOWN if may_make_room else FAILS), cause
+    return FAILS, refused[0].cause
+
+
+def _efforts(memory: Memory) -> list[str]:
+    """Say what the request did to make room for itself, if it had to."""
+    done = memory.vmstat()
+    if not done["compact_stall"] and not done["pgsteal_direct"]:
+        return []
+    return [
+        f"to make room, the request compacted {done['compact_stall']:,} times, moved "
+        f"{done['pgmigrate_success']:,} frames and reclaimed {done['pgsteal_direct']:,}"
+    ]
 
 
 def _refusal(trials: list[Trial], refused: list[Trial]) -> str:

@@ -11,7 +11,7 @@ from contigmm.answers.request import CONTIG_GFP, Request, RequestError
 from contigmm.answers.trial import Trial, drawn_machines, run_until_refused
 
 DRAWS: Final = 20
-_AFTER: Final = ("nothing",)
+_AFTER: Final = ("nothing", "compact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,10 @@ class HowMany:
         """Return the answer in one sentence."""
         spread = "" if self.low == self.high else f" (between {self.low:,} and {self.high:,})"
         last = self.trials[0]
+        when = "after compaction" if self.after == "compact" else "now"
         return (
-            f"{self.count:,} pieces of {sizes(self.request.size_bytes)} are there now{spread}; the "
-            f"next one would be refused: {last.sentence}."
+            f"{self.count:,} pieces of {sizes(self.request.size_bytes)} are there {when}{spread}; "
+            f"the next one would be refused: {last.sentence}."
         )
 
 
@@ -74,7 +75,7 @@ def howmany(
     """
     request = Request.parse(size, gfp)
     if after not in _AFTER:
-        raise RequestError(f"only {', '.join(_AFTER)} can go before yet, not {after!r}.")
+        raise RequestError(f"only {' or '.join(_AFTER)} can go before, not {after!r}.")
     if not 1 <= draws <= 1000:
         raise RequestError(f"{draws} draws; 1 to 1000 can be.")
     trials: list[Trial] = []
@@ -84,6 +85,8 @@ def howmany(
         if not trials:
             arithmetic = zone_lines(memory, request)
             unknown = unknowns(description)
+        if after == "compact":
+            memory.compact_memory()
         trials.append(run_until_refused(memory, request))
         if len(trials) == 1:
             arithmetic += [f"afterwards, {line}" for line in zone_lines(memory, request)]

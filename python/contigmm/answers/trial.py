@@ -31,7 +31,8 @@ def drawn_machines(
 ) -> Iterator[tuple[MachineDescription, Memory]]:
     """Boot the machine of a source, once for each draw of what the source does not tell.
 
-    A source that leaves nothing to chance is booted once.
+    A source that leaves nothing to chance is booted once. Requests make no room for themselves:
+    what goes before them is the caller's to do.
 
     Raises:
         SourceError: the source cannot be read.
@@ -43,7 +44,9 @@ def drawn_machines(
         if evidence is not None:
             description = build(evidence, seed=seed + number)
         if description is not None:
-            yield description, boot_memory(description, seed=seed, cpus=None, costs=False)
+            memory = boot_memory(description, seed=seed, cpus=None, costs=False)
+            memory.set_direct_reclaim(False)
+            yield description, memory
 
 
 def run_until_refused(memory: Memory, request: Request, *, limit: int | None = None) -> Trial:
@@ -65,9 +68,13 @@ def _sentence(cause: str, request: Request) -> str:
     """Say what a cause of the core means for this request."""
     sentences = {
         "order_too_large": f"order {request.order} is above MAX_PAGE_ORDER, {MAX_PAGE_ORDER}",
-        "below_watermark": "every zone that may serve it is at its mark, so reclaim would be tried",
+        "below_watermark": "every zone that may serve it is at its mark, and nothing was "
+        "reclaimed for it",
         "no_block": f"frames are free above the marks, but no block of order {request.order} is in "
-        "a zone that may give it, so compaction would be tried",
+        "a zone that may give it, and nothing was moved for it",
+        "compaction_failed": "frames are free above the marks, but no block of order "
+        f"{request.order} is in a zone that may give it, and compaction made none",
+        "no_room": "every zone that may serve it is at its mark, and reclaim made no more room",
         "out_of_memory": "no zone that may serve it has a free frame",
     }
     return sentences.get(cause, cause)

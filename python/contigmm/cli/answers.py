@@ -33,6 +33,7 @@ class After(StrEnum):
     """What may go before the requests."""
 
     NOTHING = "nothing"
+    COMPACT = "compact"
 
 
 def howmany(

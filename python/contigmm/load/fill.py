@@ -33,9 +33,10 @@ from contigmm.sim.machine import Machine
 FILE_FRAMES: Final = 1 << 14
 """Frames of one file of the cache: 64 MiB."""
 
-# What kswapd would take back again, by and by, stays for good where no kswapd is simulated:
-# mm/page_alloc.c:boost_watermark(), mm/vmscan.c:balance_pgdat(), v6.12.
-_NO_BOOST: Final[dict[str, int | str]] = {"watermark_boost_factor": 0}
+# What kswapd would take back again, by and by, stays for good where nobody lets it work:
+# mm/page_alloc.c:boost_watermark(), mm/vmscan.c:balance_pgdat(), v6.12. And requests are refused
+# where Linux would compact and reclaim, so that what fragmentation alone decides is seen.
+_AS_IT_LIES: Final[dict[str, int | str]] = {"watermark_boost_factor": 0, "direct_reclaim": 0}
 
 _BATCH_FRAMES: Final = 1 << 22
 
@@ -58,7 +59,8 @@ class Filling:
     def notes(self) -> tuple[str, ...]:
         """Sentences that say what was done."""
         done = [
-            "watermarks are not boosted: kswapd, which would lower them again, is not simulated"
+            "watermarks are not boosted: kswapd, which would lower them again, does not run",
+            "requests do not compact or reclaim: fragmentation decides as it is",
         ]
         if self.aged_frames:
             done.append(f"{self.aged_frames} single pages of cache age it (drawn from the seed)")
@@ -98,7 +100,7 @@ def prepare(
     taken, free_left = _cache_blocks(description, occupancy, room_frames, rng)
     description = _with_layout(description, taken, free_left, "load-cache")
     return Filling(
-        replace(description, settings=description.settings | _NO_BOOST),
+        replace(description, settings=description.settings | _AS_IT_LIES),
         aged_frames=taken_by_ageing,
         cache_frames=int(_frames_of(taken.order).sum()),
         nr_files=sum(owner.name.startswith("load-") for owner in _layout(description).owners),

@@ -22,16 +22,20 @@ LIMITS: Final = frozenset({"EAGAIN", "EPERM"})
 """Errno names that speak of a limit of the process, not of memory."""
 
 _WHAT_DECIDED: Final[dict[str, str]] = {
+    Reason.NO_CONTIGUOUS_BLOCK_AFTER_COMPACTION: (
+        "enough memory was free, in pieces too small, and compaction made none large enough"
+    ),
+    Reason.NO_ROOM_AFTER_RECLAIM: "too little memory was free, and reclaim made no more so",
     Reason.NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED: (
         "enough memory was free, in pieces too small; Linux would have tried compaction,"
-        " which is not simulated yet"
+        " which is switched off for this machine"
     ),
     Reason.BELOW_WATERMARK_RECLAIM_NOT_SIMULATED: (
         "too little memory was free above the watermarks; Linux would have tried reclaim,"
-        " which is not simulated yet"
+        " which is switched off for this machine"
     ),
     Reason.OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED: (
-        "no memory was free; Linux would have tried reclaim, which is not simulated yet"
+        "no memory was free; Linux would have tried reclaim, which is switched off here"
     ),
     Reason.CONTIG_ABOVE_MAX_ORDER: "the size is above the largest block the allocator has",
     Reason.MEMLOCK_LIMIT: "the process's RLIMIT_MEMLOCK, not memory",

@@ -19,9 +19,11 @@ BEYOND_EOF: Final = "beyond_eof"
 GUARD: Final = "guard"
 RUN_PAGE_ABSENT: Final = "run_page_absent"
 
-#: AllocError::cause(), rust/core/src/error.rs: what would have been tried next is not there yet.
+#: AllocError::cause(), rust/core/src/error.rs; without room made, what Linux would have tried.
 _REASONS: Final = {
     "order_too_large": Reason.CONTIG_ABOVE_MAX_ORDER,
+    "compaction_failed": Reason.NO_CONTIGUOUS_BLOCK_AFTER_COMPACTION,
+    "no_room": Reason.NO_ROOM_AFTER_RECLAIM,
     "no_block": Reason.NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED,
     "below_watermark": Reason.BELOW_WATERMARK_RECLAIM_NOT_SIMULATED,
     "out_of_memory": Reason.OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED,

@@ -130,6 +130,7 @@ def _run(
     description: MachineDescription, recording: Recording, events: BuddyEvents, seed: int
 ) -> ForcedRun:
     memory = boot_memory(description, seed=0, cpus=None, costs=False)
+    memory.set_direct_reclaim(False)  # what the recorded kernel moved is in the record
     replay = KmemReplay(memory)
     _apply(replay, _returns(recording, seed))
     begun = time.perf_counter()

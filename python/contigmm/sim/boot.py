@@ -31,6 +31,8 @@ def core_spec(
             spec[name] = int(settings[name])
     if "transparent_hugepage" in settings:
         spec["thp"] = settings["transparent_hugepage"] != "never"
+    if "direct_reclaim" in settings:
+        spec["direct_reclaim"] = bool(settings["direct_reclaim"])
     if not costs:
         spec["costs"] = dict.fromkeys(COSTS, 0)
     return spec

@@ -168,6 +168,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """File not readable."""
     REASON_FILE_NOT_SEEKABLE: _Reason.ValueType  # 71
     """File not seekable."""
+    REASON_NO_CONTIGUOUS_BLOCK_AFTER_COMPACTION: _Reason.ValueType  # 72
+    """No contiguous block after compaction."""
+    REASON_NO_ROOM_AFTER_RECLAIM: _Reason.ValueType  # 73
+    """No room after reclaim."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The check that refused a system call, finer than its errno, and stable."""
@@ -316,4 +320,8 @@ REASON_FILE_NOT_READABLE: Reason.ValueType  # 70
 """File not readable."""
 REASON_FILE_NOT_SEEKABLE: Reason.ValueType  # 71
 """File not seekable."""
+REASON_NO_CONTIGUOUS_BLOCK_AFTER_COMPACTION: Reason.ValueType  # 72
+"""No contiguous block after compaction."""
+REASON_NO_ROOM_AFTER_RECLAIM: Reason.ValueType  # 73
+"""No room after reclaim."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -205,7 +205,7 @@ def _run_steps(
     the two floors, and a step's count is taken from the run under its own.
     """
     runs = {
-        floor: [_probe(memory, ask) for ask in asks]
+        floor: [probe(memory, ask) for ask in asks]
         for floor in {share.of(ask.order) for ask in asks}
         for memory in (_with_floor(description, floor),)
     }
@@ -220,10 +220,12 @@ def _with_floor(description: MachineDescription, share: float) -> Memory:
         else zone
         for zone in description.zones
     )
-    return boot_memory(replace(description, zones=zones), seed=0, cpus=None, costs=False)
+    memory = boot_memory(replace(description, zones=zones), seed=0, cpus=None, costs=False)
+    memory.set_direct_reclaim(False)
+    return memory
 
 
-def _probe(memory: Memory, ask: Ask) -> int:
+def probe(memory: Memory, ask: Ask) -> int:
     """Fault in folios of one order until the first fallback, then give all back.
 
     Each 2 MiB of address space needs a page table first: mm/memory.c:do_anonymous_page(), v6.12.

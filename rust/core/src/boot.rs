@@ -118,6 +118,10 @@ pub struct BootSpec {
     /// Per-CPU lists.
     #[serde(default)]
     pub pcp: PcpSpec,
+    /// Whether requests that may wait (`__GFP_DIRECT_RECLAIM`) compact and reclaim before they are
+    /// refused.
+    #[serde(default = "yes")]
+    pub direct_reclaim: bool,
     /// Keep blocks of order >= 9 in dense arrays.
     #[serde(default = "yes")]
     pub hi_store: bool,
@@ -344,6 +348,7 @@ impl Memory {
             clock: Clocks::new(spec.nr_cpus, spec.costs),
             vmstat: VmStat::default(),
             tuning,
+            reclaim: crate::reclaim::ReclaimQueue::default(),
             spec: spec.clone(),
             owners: crate::address_space::Owners::default(),
         };

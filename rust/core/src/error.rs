@@ -25,8 +25,7 @@ pub enum AllocError {
     /// The machine has no such node.
     #[error("no node has the number {0}")]
     NoSuchNode(u8),
-    /// The best zone has frames, but giving them would leave fewer than its mark: reclaim would
-    /// have been tried.
+    /// The best zone has frames, but giving them would leave fewer than its mark.
     #[error("zone {} has {free} free frames, the mark is {mark}", zone.0)]
     BelowWatermark {
         /// The preferred zone.
@@ -36,7 +35,7 @@ pub enum AllocError {
         /// The mark that decided, `lowmem_reserve` included.
         mark: u64,
     },
-    /// Enough frames are free, but not in one block: compaction would have been tried.
+    /// Enough frames are free, but not in one block, and compaction was not tried.
     #[error("no free block of order {} (the largest has order {largest:?}) among {free} free frames", order.get())]
     NoBlock {
         /// The order asked for.
@@ -46,7 +45,27 @@ pub enum AllocError {
         /// Free frames of the zones that passed their watermark.
         free: u64,
     },
-    /// No zone that the request may use has a free frame: reclaim would have been tried, then OOM.
+    /// Enough frames are free, but not in one block, and compaction made none.
+    #[error("no free block of order {} (the largest has order {largest:?}) among {free} free frames, and compaction made none", order.get())]
+    CompactionFailed {
+        /// The order asked for.
+        order: Order,
+        /// Of the free blocks that the request may use, the largest.
+        largest: Option<Order>,
+        /// Free frames of the zones that passed their watermark.
+        free: u64,
+    },
+    /// Too few frames are free, and reclaim made no more so.
+    #[error("zone {} has {free} free frames where {mark} are needed, and reclaim made no more", zone.0)]
+    NoRoom {
+        /// The preferred zone.
+        zone: ZoneId,
+        /// Its free frames.
+        free: u64,
+        /// The mark that decided, `lowmem_reserve` included.
+        mark: u64,
+    },
+    /// No zone that the request may use has a free frame.
     #[error("no free frame in any zone that the request may use")]
     OutOfMemory,
 }
@@ -59,7 +78,11 @@ impl AllocError {
             | Self::NoSuchMigrateType(_)
             | Self::NoSuchCpu(_)
             | Self::NoSuchNode(_) => EINVAL,
-            Self::BelowWatermark { .. } | Self::NoBlock { .. } | Self::OutOfMemory => ENOMEM,
+            Self::BelowWatermark { .. }
+            | Self::NoBlock { .. }
+            | Self::CompactionFailed { .. }
+            | Self::NoRoom { .. }
+            | Self::OutOfMemory => ENOMEM,
         }
     }
 
@@ -72,6 +95,8 @@ impl AllocError {
             Self::NoSuchNode(_) => "no_such_node",
             Self::BelowWatermark { .. } => "below_watermark",
             Self::NoBlock { .. } => "no_block",
+            Self::CompactionFailed { .. } => "compaction_failed",
+            Self::NoRoom { .. } => "no_room",
             Self::OutOfMemory => "out_of_memory",
         }
     }

@@ -319,7 +319,7 @@ impl FreeArea {
         order: Order,
         migratetype: MigrateType,
     ) -> impl Iterator<Item = Pfn> + 'a {
-        let mut next = self.lists[slot(order)][migratetype.index()].tail;
+        let mut next = self.lists[migratetype.index()][slot(order)].tail;
         std::iter::from_fn(move || {
             let pfn = next.pfn()?;
             next = Link(map.link(pfn.0, order)[PREV]);
@@ -335,7 +335,7 @@ impl FreeArea {
         migratetype: MigrateType,
         first: Pfn,
     ) {
-        let list = &mut self.lists[slot(order)][migratetype.index()];
+        let list = &mut self.lists[migratetype.index()][slot(order)];
         let last = Link(map.link(first.0, order)[PREV]);
         let (Some(before), Some(head), Some(tail)) = (last.pfn(), list.head.pfn(), list.tail.pfn())
         else {

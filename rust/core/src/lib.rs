@@ -40,6 +40,7 @@ pub mod page_free;
 pub mod page_table;
 pub mod pcp;
 pub mod protect;
+pub mod reclaim;
 pub mod reclaim_advice;
 mod rmap;
 pub mod slowpath;

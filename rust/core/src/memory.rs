@@ -5,6 +5,7 @@ use crate::boot::BootSpec;
 use crate::clock::Clocks;
 use crate::fallback::Tuning;
 use crate::mem_map::MemMap;
+use crate::reclaim::ReclaimQueue;
 use crate::units::{Cpu, MigrateType, NodeId, Order, Pfn, ZoneId};
 use crate::vmstat::VmStat;
 use crate::zone::Zone;
@@ -31,6 +32,7 @@ pub struct Memory {
     pub(crate) clock: Clocks,
     pub(crate) vmstat: VmStat,
     pub(crate) tuning: Tuning,
+    pub(crate) reclaim: ReclaimQueue,
     pub(crate) spec: BootSpec,
     pub(crate) owners: Owners,
 }

@@ -85,6 +85,7 @@ impl Memory {
         let mut writer = Writer::default();
         put_json(&mut writer, &self.spec);
         put_json(&mut writer, &self.clock);
+        put_json(&mut writer, &self.reclaim);
         for &counter in self.vmstat.counters() {
             writer.number(counter);
         }
@@ -104,6 +105,7 @@ impl Memory {
         if memory.clock.nr_cpus() != spec.nr_cpus {
             return Err(SnapshotError::new("its clocks are not this machine's"));
         }
+        memory.reclaim = get_json(&mut reader)?;
         let mut counters = [0; VmEvent::COUNT];
         for counter in &mut counters {
             *counter = reader.number()?;

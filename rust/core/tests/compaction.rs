@@ -331,3 +331,101 @@ proptest! {
         world.verify();
     }
 }
+
+/// As [`captured`], every second frame of two pageblocks in use by movable pages.
+fn halved(class: PageClass) -> Memory {
+    let spec = r#"{"zones": [{"kind": "Normal", "start_pfn": 0, "spanned": 8192}],
+                   "pcp": {"enabled": false}, "min_free_kbytes": 256}"#;
+    let mut memory = Memory::boot(&BootSpec::from_json(spec).expect("valid")).expect("it boots");
+    let used: Vec<u32> = (1..8192).step_by(2).collect();
+    let free: Vec<u32> = (0..8192).step_by(2).collect();
+    let state = Import {
+        run_start: &used,
+        run_nr: &vec![1; used.len()],
+        run_class: &vec![class as u8; used.len()],
+        free_pfn: &free,
+        free_order: &vec![0; free.len()],
+        ..Import::default()
+    };
+    memory.import(&state).expect("it fits");
+    memory
+}
+
+fn order(raw: u8) -> Order {
+    Order::new(raw).expect("an order")
+}
+
+#[test]
+fn a_request_that_may_wait_compacts_until_its_block_is_there() {
+    let mut memory = halved(PageClass::Anon);
+    let pfn = memory
+        .alloc_pages(CPU, Gfp::TRANSHUGE, order(9), None)
+        .expect("room is made");
+    memory.check().expect("sound");
+    assert_eq!(memory.map().folio_order(pfn), order(9));
+    let count = |event| memory.vmstat().get(event);
+    assert_eq!(
+        (count(VmEvent::CompactStall), count(VmEvent::CompactSuccess)),
+        (1, 1)
+    );
+    let moved = count(VmEvent::PgMigrateSuccess);
+    assert!(
+        (256..=512).contains(&moved),
+        "{moved} pages moved for one pageblock"
+    );
+    let light = memory.alloc_pages(CPU, Gfp::TRANSHUGE_LIGHT, order(9), None);
+    assert!(light.is_err(), "a request that may not wait moves nothing");
+}
+
+#[test]
+fn what_cannot_move_is_a_refusal_after_compaction_and_is_deferred() {
+    let mut memory = halved(PageClass::Slab);
+    let first = memory.alloc_pages(CPU, Gfp::TRANSHUGE, order(9), None);
+    assert_eq!(
+        first.expect_err("nothing moves").cause(),
+        "compaction_failed"
+    );
+    for _ in 0..8 {
+        memory
+            .alloc_pages(CPU, Gfp::TRANSHUGE, order(9), None)
+            .expect_err("nothing moves");
+    }
+    let scanned = memory.vmstat().get(VmEvent::CompactMigrateScanned);
+    memory
+        .alloc_pages(CPU, Gfp::TRANSHUGE, order(9), None)
+        .expect_err("nothing moves");
+    let again = memory.vmstat().get(VmEvent::CompactMigrateScanned) - scanned;
+    assert_eq!(again, 0, "deferred attempts scan nothing");
+    memory.check().expect("sound");
+}
+
+#[test]
+fn a_machine_that_makes_no_room_refuses_and_moves_nothing() {
+    let mut memory = halved(PageClass::Anon);
+    memory.set_direct_reclaim(false);
+    let refused = memory.alloc_pages(CPU, Gfp::TRANSHUGE, order(9), None);
+    assert_eq!(refused.expect_err("nothing moves").cause(), "no_block");
+    assert_eq!(memory.vmstat().get(VmEvent::CompactMigrateScanned), 0);
+}
+
+#[test]
+fn proactive_compaction_works_above_its_mark_only() {
+    let mut memory = halved(PageClass::Anon);
+    let node = contigmm_core::NodeId(0);
+    assert_eq!(
+        memory.compact_proactively(node, CPU, 0),
+        None,
+        "switched off"
+    );
+    let tick = memory
+        .compact_proactively(node, CPU, 20)
+        .expect("all free memory is in pieces");
+    assert_eq!(tick.score_before, 99);
+    assert!(tick.score_after <= 80, "{}", tick.score_after);
+    assert_eq!(
+        memory.compact_proactively(node, CPU, 20),
+        None,
+        "good enough"
+    );
+    memory.check().expect("sound");
+}

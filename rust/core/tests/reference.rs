@@ -100,11 +100,11 @@ impl Pair {
 }
 
 /// Zones that meet within a pageblock, a hole, a start that is not aligned.
-const UNALIGNED: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 64, "zones": [
+const UNALIGNED: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 64, "direct_reclaim": false, "zones": [
     {"kind": "DMA32", "start_pfn": 5, "spanned": 3000, "holes": [[1100, 300]]},
     {"kind": "Normal", "start_pfn": 3005, "spanned": 5300}]}"#;
 /// Large enough for a highatomic reserve.
-const RESERVING: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 512, "zones": [
+const RESERVING: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 512, "direct_reclaim": false, "zones": [
     {"kind": "Normal", "start_pfn": 512, "spanned": 60000}]}"#;
 
 /// Requests of several kinds until few frames are free, or until nothing more is given.

@@ -9,6 +9,7 @@
 mod background;
 mod capture;
 mod control;
+mod direct;
 mod free_scanner;
 mod migrate_list;
 mod migrate_scanner;

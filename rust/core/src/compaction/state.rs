@@ -9,7 +9,7 @@ use crate::units::Order;
 const COMPACT_MAX_DEFER_SHIFT: u32 = 6;
 
 /// Cached positions, deferral and skip bits of one zone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CompactState {
     /// Where async and sync migration scanners go on.
@@ -30,6 +30,22 @@ pub(crate) struct CompactState {
     pub blockskip_flush: bool,
     /// A bit for each pageblock from frame 0 on; what is missing is clear.
     skip: Vec<u64>,
+}
+
+impl Default for CompactState {
+    fn default() -> Self {
+        Self {
+            cached_migrate_pfn: [0; 2],
+            cached_free_pfn: u32::MAX, // outside the zone: the run starts at its end
+            init_migrate_pfn: 0,
+            init_free_pfn: 0,
+            considered: 0,
+            defer_shift: 0,
+            order_failed: 0,
+            blockskip_flush: false,
+            skip: Vec::new(),
+        }
+    }
 }
 
 impl CompactState {

@@ -48,7 +48,7 @@ pub fn step() -> impl Strategy<Value = Step> {
 /// Two zones that meet within a pageblock, a hole, and a start that is not aligned.
 pub fn machine(run_refill: bool, hi_store: bool) -> Memory {
     let spec = format!(
-        r#"{{"nr_cpus": 2, "min_free_kbytes": 64, "hi_store": {hi_store},
+        r#"{{"nr_cpus": 2, "min_free_kbytes": 64, "direct_reclaim": false, "hi_store": {hi_store},
             "pcp": {{"enabled": true, "run_refill": {run_refill}}},
             "zones": [
               {{"kind": "DMA32", "start_pfn": 5, "spanned": 3000, "holes": [[1100, 300]]}},

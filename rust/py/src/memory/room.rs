@@ -44,4 +44,16 @@ impl Memory {
             Ok(tick.map(|tick| (tick.score_before, tick.score_after)))
         })
     }
+
+    fn set_direct_reclaim(&self, py: Python<'_>, on: bool) {
+        self.with(py, |memory| memory.set_direct_reclaim(on));
+    }
+
+    #[pyo3(signature = (*, node, budget, cpu = 0))]
+    fn kswapd(&self, py: Python<'_>, node: u8, budget: u64, cpu: u16) -> PyResult<u64> {
+        self.with_batch(py, budget, |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            Ok(memory.kswapd(NodeId(node), cpu, budget))
+        })
+    }
 }

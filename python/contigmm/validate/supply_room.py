@@ -1,0 +1,136 @@
+"""Steps of a record that make room: faults that compact, huge-page pools, compaction of all memory.
+
+All steps of a record are run in their order on one machine a draw, booted from the snapshot taken
+before the first; what is told of a step is its request only. A folio that is refused leaves a
+single page in its place, as the fault does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from contigmm.description import MachineDescription
+from contigmm.hosts import Evidence, build
+from contigmm.phys import CoreError, Memory
+from contigmm.phys.gfp import GFP
+from contigmm.sim.boot import boot_memory
+from contigmm.validate.supply import TABLE_GFP, Ask, probe
+
+#: A fault in advised memory with ``defrag`` at always: mm/huge_memory.c:vma_thp_gfp_mask(), v6.12.
+ALWAYS_GFP: Final = GFP["GFP_TRANSHUGE"]
+#: What is tried first at the PMD's size: mm/mempolicy.c:alloc_pages_mpol(), v6.12.
+LOCAL_GFP: Final = ALWAYS_GFP | GFP["__GFP_THISNODE"] | GFP["__GFP_NORETRY"]
+#: A page of the pool: mm/hugetlb.c:htlb_alloc_mask(), alloc_buddy_hugetlb_folio(), v6.12.
+POOL_GFP: Final = (
+    GFP["GFP_HIGHUSER_MOVABLE"]
+    | GFP["__GFP_COMP"]
+    | GFP["__GFP_NOWARN"]
+    | GFP["__GFP_THISNODE"]
+    | GFP["__GFP_RETRY_MAYFAIL"]
+)
+PAGE_GFP: Final = GFP["GFP_HIGHUSER_MOVABLE"]
+_PMD_ORDER: Final = 9
+_PMD_KIB: Final = 2048
+_COUNTERS: Final = (
+    "compact_migrate_scanned",
+    "compact_free_scanned",
+    "pgmigrate_success",
+    "pgmigrate_fail",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one step came to: folios or pages delivered, pageblocks free before and after."""
+
+    delivered: int
+    blocks9_before: int
+    blocks9_after: int
+    counters: Mapping[str, int]
+
+
+def forecast_steps(
+    snapshot: Evidence, steps: Sequence[Mapping[str, Any]], *, draws: int, seed: int
+) -> list[list[Outcome]]:
+    """Run all steps once a draw; return the outcomes of each draw, step by step."""
+    return [list(_run(build(snapshot, seed=seed + n), steps, seed=seed + n)) for n in range(draws)]
+
+
+def _run(
+    description: MachineDescription, steps: Sequence[Mapping[str, Any]], *, seed: int
+) -> Iterator[Outcome]:
+    memory = boot_memory(description, seed=seed, cpus=None, costs=False)
+    for step in steps:
+        before, counted = free_pageblocks(memory), memory.vmstat()
+        delivered = _run_step(memory, step)
+        now = memory.vmstat()
+        yield Outcome(
+            delivered,
+            before,
+            free_pageblocks(memory),
+            {name: now[name] - counted[name] for name in _COUNTERS},
+        )
+
+
+def _run_step(memory: Memory, step: Mapping[str, Any]) -> int:
+    kind = step.get("step")
+    if kind == "compact_memory":
+        memory.compact_memory()
+        return 0
+    if kind == "hugetlb" and int(step["kib"]) == _PMD_KIB:
+        return _fill_pool(memory, int(step["requested"]))
+    if kind == "fault" and step.get("defrag") == "never":
+        memory.set_direct_reclaim(False)
+        got = probe(memory, Ask(int(step["order"]), int(step["max"])))
+        memory.set_direct_reclaim(True)
+        return got
+    if kind == "fault":
+        return _fault_always(memory, int(step["order"]), int(step["max"]))
+    return 0
+
+
+def _fault_always(memory: Memory, order: int, asked: int) -> int:
+    """Fault in folios that may compact; give everything back."""
+    folios: list[int] = []
+    pages: list[int] = []
+    a_table = 1 << (_PMD_ORDER - order)
+    for number in range(asked):
+        if number % a_table == 0:
+            pages += _one(memory, 0, TABLE_GFP)
+        got = _one(memory, order, LOCAL_GFP) if order == _PMD_ORDER else []
+        got = got or _one(memory, order, ALWAYS_GFP)
+        folios += got
+        if not got:
+            pages += _one(memory, 0, PAGE_GFP)
+    memory.free_batch(np.array(folios, np.uint32), order=order)
+    memory.free_batch(np.array(pages, np.uint32), order=0)
+    return len(folios)
+
+
+def _fill_pool(memory: Memory, asked: int) -> int:
+    """Grow the pool of 2 MiB pages until one is refused; empty it again."""
+    pool: list[int] = []
+    while len(pool) < asked:
+        got = _one(memory, _PMD_ORDER, POOL_GFP)
+        if not got:
+            break
+        pool += got
+    memory.free_batch(np.array(pool, np.uint32), order=_PMD_ORDER)
+    return len(pool)
+
+
+def _one(memory: Memory, order: int, gfp: int) -> list[int]:
+    try:
+        return [memory.alloc_pages(order=order, gfp=gfp)]
+    except CoreError:
+        return []
+
+
+def free_pageblocks(memory: Memory) -> int:
+    """Return how many blocks of order 9 are free."""
+    rows = memory.buddyinfo()
+    return int(rows[:, 9].sum() + 2 * rows[:, 10].sum())

@@ -1,0 +1,283 @@
+//! Reclaim of clean page cache: what direct reclaim and kswapd free, and when they stop.
+//! mm/vmscan.c v6.12. There is no swap and no writeback, so dirty, anonymous and shared memory stays.
+//!
+//! How recently a page was used is not known of captured pages, so all pages stand in one queue in
+//! an order that is drawn from the seed: never in the order of frames, in which no real list stands
+//! and which would make whole pageblocks free. The queue is the permutation itself and a position.
+
+use serde::{Deserialize, Serialize};
+
+use crate::mem_map::{BlockHead, PageClass, page_flags};
+use crate::memory::Memory;
+use crate::page_alloc::AllocContext;
+use crate::page_cache::FileId;
+use crate::units::{Cpu, NodeId, Order, Pfn, ZoneId, ZoneKind};
+use crate::vmstat::VmEvent;
+use crate::watermark::{AllocFlags, Wmark};
+
+/// `SWAP_CLUSTER_MAX`, include/linux/swap.h v6.12: pages reclaimed at a time.
+const SWAP_CLUSTER_MAX: u64 = 32;
+/// `PAGE_ALLOC_COSTLY_ORDER`, include/linux/mmzone.h v6.12.
+const COSTLY_ORDER: u8 = 3;
+/// `DEF_PRIORITY`, include/linux/mmzone.h v6.12: rounds before reclaim gives up.
+const DEF_PRIORITY: u32 = 12;
+
+/// How far the queue of reclaimable pages has been worked off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReclaimQueue {
+    next: u32,
+}
+
+/// Who reclaims, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reclaimer {
+    Direct,
+    Kswapd,
+}
+
+/// What is reclaimed for.
+#[derive(Clone, Copy, Debug)]
+struct Scan {
+    node: NodeId,
+    highest: ZoneKind,
+    order: Order,
+    cpu: Cpu,
+    by: Reclaimer,
+}
+
+impl Memory {
+    /// Reclaims for a request that found nothing, and returns how many frames that made free, or 1
+    /// where there is room enough for compaction: `__perform_reclaim()`, `do_try_to_free_pages()`.
+    pub(crate) fn direct_reclaim(&mut self, ac: &AllocContext) -> u64 {
+        let stall = if ac.highest == ZoneKind::Movable {
+            VmEvent::AllocStallMovable
+        } else {
+            VmEvent::AllocStall
+        };
+        self.vmstat.count(stall, 1);
+        let mut total = 0;
+        for _ in 0..=DEF_PRIORITY {
+            let (freed, ready) = self.shrink_zones(ac);
+            total += freed;
+            if total >= SWAP_CLUSTER_MAX {
+                break;
+            }
+            if ready {
+                return total.max(1);
+            }
+            if freed == 0 {
+                break;
+            }
+        }
+        total
+    }
+
+    /// One round over the nodes of the zonelist; also whether compaction has room in some zone:
+    /// `shrink_zones()`.
+    fn shrink_zones(&mut self, ac: &AllocContext) -> (u64, bool) {
+        let (mut freed, mut ready, mut last) = (0, false, None);
+        let mut at = 0;
+        while let Some(&id) = self.zonelists.zones(ac.zonelist).get(at) {
+            at += 1;
+            if ac.order.get() > COSTLY_ORDER && self.is_ready_to_compact(id, ac) {
+                ready = true;
+                continue;
+            }
+            let node = self.zones[id.index()].node;
+            if last.replace(node) == Some(node) {
+                continue;
+            }
+            freed += self.shrink_node(Scan {
+                node,
+                highest: ac.highest,
+                order: ac.order,
+                cpu: ac.cpu,
+                by: Reclaimer::Direct,
+            });
+        }
+        (freed, ready)
+    }
+
+    /// `compaction_ready()`.
+    fn is_ready_to_compact(&self, id: ZoneId, ac: &AllocContext) -> bool {
+        let zone = &self.zones[id.index()];
+        let none = AllocFlags(0);
+        if zone.watermark_ok(ac.order, zone.wmark_pages(Wmark::Min), ac.highest, none) {
+            return true;
+        }
+        let mark = zone.wmark_pages(Wmark::High) + (2 << ac.order.get());
+        zone.compaction_suitable(ac.order, ac.highest)
+            && zone.watermark_ok(Order::ZERO, mark, ac.highest, none)
+    }
+
+    /// Reclaims a cluster, and more for large blocks until compaction has room: `shrink_node()`,
+    /// `should_continue_reclaim()`.
+    fn shrink_node(&mut self, scan: Scan) -> u64 {
+        let mut total = 0;
+        loop {
+            let freed = self.evict(scan, SWAP_CLUSTER_MAX);
+            total += freed;
+            let for_compaction = scan.order > Order::ZERO;
+            if freed == 0 || !for_compaction || self.may_compact_on(scan) {
+                return total;
+            }
+        }
+    }
+
+    fn may_compact_on(&self, scan: Scan) -> bool {
+        let on_node = |zone: &&crate::zone::Zone| {
+            zone.node == scan.node && zone.managed > 0 && zone.kind <= scan.highest
+        };
+        self.zones.iter().filter(on_node).any(|zone| {
+            let min = zone.wmark_pages(Wmark::Min);
+            zone.watermark_ok(scan.order, min, scan.highest, AllocFlags(0))
+                || zone.compaction_suitable(scan.order, scan.highest)
+        })
+    }
+
+    /// One step of kswapd: reclaims at most `budget` frames of a node whose zones are below their
+    /// high marks or boosted, and takes back the boost of those that are balanced again:
+    /// `balance_pgdat()`. Returns the frames freed.
+    pub fn kswapd(&mut self, node: NodeId, cpu: Cpu, budget: u64) -> u64 {
+        let boosts: Vec<(usize, u64)> = (0..self.zones.len())
+            .filter(|&at| self.zones[at].node == node)
+            .map(|at| (at, self.zones[at].watermark_boost))
+            .collect();
+        let scan = Scan {
+            node,
+            highest: ZoneKind::Movable,
+            order: Order::ZERO,
+            cpu,
+            by: Reclaimer::Kswapd,
+        };
+        let mut freed = 0;
+        self.vmstat.count(VmEvent::KswapdWake, 1);
+        while freed < budget && !self.is_balanced(node) {
+            let now = self.evict(scan, SWAP_CLUSTER_MAX.min(budget - freed));
+            freed += now;
+            if now == 0 {
+                break;
+            }
+        }
+        let boosted = boosts.iter().any(|&(_, boost)| boost > 0);
+        for (at, boost) in boosts {
+            let zone = &mut self.zones[at];
+            zone.watermark_boost -= boost.min(zone.watermark_boost);
+        }
+        if boosted {
+            self.compact_in_background(node, cpu, crate::zone::PAGEBLOCK, ZoneKind::Movable);
+        }
+        freed
+    }
+
+    /// Whether a zone of the node holds its high mark: `pgdat_balanced()` at order 0.
+    fn is_balanced(&self, node: NodeId) -> bool {
+        let mut zones = self.zones.iter().filter(|zone| zone.node == node);
+        zones.any(|zone| {
+            let high = zone.wmark_pages(Wmark::High);
+            zone.managed > 0
+                && zone.watermark_ok(Order::ZERO, high, ZoneKind::Movable, AllocFlags(0))
+        })
+    }
+
+    /// Frees up to `nr` frames from the front of the queue: `shrink_inactive_list()`.
+    fn evict(&mut self, scan: Scan, nr: u64) -> u64 {
+        let nr_frames = self.map.nr_frames();
+        let bits = u32::BITS - (nr_frames - 1).leading_zeros();
+        let (mut freed, mut scanned) = (0, 0);
+        for _ in 0..1_u64 << bits {
+            if freed >= nr {
+                break;
+            }
+            let pfn = Pfn(permuted(self.reclaim.next, bits, self.spec.seed));
+            self.reclaim.next = (self.reclaim.next + 1) & low_bits(bits);
+            let Some(head) = (pfn.0 < nr_frames).then(|| self.map.head_at(pfn)).flatten() else {
+                continue;
+            };
+            if self.is_on_list(head, scan) {
+                scanned += u64::from(head.order.nr_pages());
+                freed += self.evict_folio(scan.cpu, head);
+            }
+        }
+        let (scan_event, steal_event) = match scan.by {
+            Reclaimer::Direct => (VmEvent::PgScanDirect, VmEvent::PgStealDirect),
+            Reclaimer::Kswapd => (VmEvent::PgScanKswapd, VmEvent::PgStealKswapd),
+        };
+        self.vmstat.count(scan_event, scanned);
+        self.vmstat.count(steal_event, freed);
+        let scan_ns = u64::from(self.clock.costs.scan_ns);
+        self.clock.charge(scan.cpu, scanned * scan_ns);
+        freed
+    }
+
+    /// A page of a file in a zone that the request may use.
+    fn is_on_list(&self, head: BlockHead, scan: Scan) -> bool {
+        let is_file = matches!(head.class, PageClass::File | PageClass::FileLarge);
+        let zone = self.map.zone_of(head.pfn).map(|id| &self.zones[id.index()]);
+        is_file && zone.is_some_and(|zone| zone.node == scan.node && zone.kind <= scan.highest)
+    }
+
+    /// Unmaps and frees a clean folio of the page cache; returns its frames, 0 if it stays.
+    fn evict_folio(&mut self, cpu: Cpu, head: BlockHead) -> u64 {
+        let nr = u64::from(head.order.nr_pages());
+        let stays = page_flags::DIRTY
+            | page_flags::WRITEBACK
+            | page_flags::LOCKED
+            | page_flags::PINNED
+            | page_flags::MLOCKED
+            | page_flags::UNEVICTABLE;
+        if self.map.flags(head.pfn) & stays != 0 {
+            return 0;
+        }
+        if self.is_stock(head) {
+            self.free_pages(cpu, head.pfn, head.order);
+            return nr;
+        }
+        if self.map.flags(head.pfn) & page_flags::LRU == 0 || !self.has_expected_refs(head.pfn) {
+            return 0;
+        }
+        let (file, index) = (FileId(self.map.anchor(head.pfn)), self.map.index(head.pfn));
+        let end = index + head.order.nr_pages();
+        self.cache_drop(file, cpu, index..end)
+    }
+}
+
+const fn low_bits(bits: u32) -> u32 {
+    if bits >= u32::BITS {
+        u32::MAX
+    } else {
+        (1 << bits) - 1
+    }
+}
+
+/// The `i`-th of all numbers of so many bits, in an order that `seed` draws: each step can be undone.
+fn permuted(i: u32, bits: u32, seed: u64) -> u32 {
+    let mask = low_bits(bits);
+    let half = bits.div_ceil(2).max(1);
+    let seed = seed.to_le_bytes();
+    let key = u32::from_le_bytes([seed[0], seed[1], seed[2], seed[3]]);
+    let mut x = i;
+    for round in [0x9e37_79b1_u32, 0x85eb_ca77, 0xc2b2_ae3d] {
+        x = x.wrapping_add(key) & mask;
+        x ^= x >> half;
+        x = x.wrapping_mul(round) & mask;
+    }
+    x ^ (x >> half)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::permuted;
+
+    #[test]
+    fn every_frame_has_one_place_in_the_queue() {
+        for (bits, seed) in [(1, 0), (4, 9), (11, 77), (16, u64::MAX)] {
+            let mut seen = vec![false; 1 << bits];
+            for i in 0..1 << bits {
+                let at = permuted(i, bits, seed) as usize;
+                assert!(!std::mem::replace(&mut seen[at], true), "{at} twice");
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Reclaim: what direct reclaim and kswapd free, what they leave, and when they stop.
+
+use contigmm_core::import::Import;
+use contigmm_core::mem_map::PageClass;
+use contigmm_core::page_cache::{FileId, FileKind, FileSpec};
+use contigmm_core::{BootSpec, Cpu, Gfp, Memory, NodeId, Order, Pfn, VmEvent};
+
+const CPU: Cpu = Cpu(0);
+const FRAMES: u32 = 1 << 15;
+
+/// A machine full of page cache but for a few frames below its low mark.
+fn full(seed: u64) -> Memory {
+    let spec = format!(
+        r#"{{"zones": [{{"kind": "Normal", "start_pfn": 0, "spanned": {FRAMES}}}],
+             "pcp": {{"enabled": false}}, "min_free_kbytes": 1024, "seed": {seed}}}"#
+    );
+    let mut memory = Memory::boot(&BootSpec::from_json(&spec).expect("valid")).expect("it boots");
+    let state = Import {
+        run_start: &[0],
+        run_nr: &[FRAMES - 256],
+        run_class: &[PageClass::File as u8],
+        free_pfn: &[FRAMES - 256],
+        free_order: &[8],
+        ..Import::default()
+    };
+    memory.import(&state).expect("it fits");
+    memory
+}
+
+/// The same with the cache in one file, page by page in frame order.
+fn owned(seed: u64) -> (Memory, FileId) {
+    let mut memory = full(seed);
+    let file = memory.file_create(FileSpec {
+        kind: FileKind::Regular,
+        size: 0,
+        fill: None,
+    });
+    let frames: Vec<Pfn> = (0..FRAMES - 256).map(Pfn).collect();
+    memory
+        .cache_adopt(file, 0, &frames)
+        .expect("they have no owner");
+    (memory, file)
+}
+
+fn free(memory: &Memory) -> u64 {
+    memory.zones()[0].nr_free_pages
+}
+
+fn pageblocks(memory: &Memory) -> u64 {
+    memory.buddyinfo()[0][9] + 2 * memory.buddyinfo()[0][10]
+}
+
+#[test]
+fn a_request_below_the_mark_is_served_from_clean_cache() {
+    let (mut memory, file) = owned(1);
+    let cached = memory.file_nr_pages(file);
+    let mut got = 0;
+    while got < 2000 {
+        memory
+            .alloc_pages(CPU, Gfp::KERNEL, Order::ZERO, None)
+            .expect("cache goes");
+        got += 1;
+    }
+    memory.check().expect("sound");
+    let stolen = memory.vmstat().get(VmEvent::PgStealDirect);
+    assert_eq!(cached - memory.file_nr_pages(file), stolen);
+    // As many as were asked for, and what the marks and one boost of a pageblock want free.
+    assert!(
+        (2000..=2000 + 512 + 288).contains(&stolen),
+        "{stolen} for {got}"
+    );
+    assert!(memory.vmstat().get(VmEvent::AllocStall) > 0);
+}
+
+#[test]
+fn dirty_pages_stay_and_then_nothing_is_left_to_give() {
+    let (mut memory, file) = owned(2);
+    for index in 0..FRAMES - 256 {
+        let at = u64::from(index) << 12;
+        memory.file_write(file, CPU, at, 1).expect("it is cached");
+    }
+    let refused = loop {
+        if let Err(refused) = memory.alloc_pages(CPU, Gfp::KERNEL, Order::ZERO, None) {
+            break refused;
+        }
+    };
+    assert_eq!(refused.cause(), "no_room");
+    assert_eq!(memory.file_nr_pages(file), u64::from(FRAMES - 256));
+    memory.check().expect("sound");
+}
+
+#[test]
+fn kswapd_stops_at_the_high_mark_and_within_its_budget() {
+    let mut memory = full(3);
+    assert_eq!(memory.kswapd(NodeId(0), CPU, 10), 10, "its budget");
+    memory.kswapd(NodeId(0), CPU, u64::MAX);
+    let high = memory.zones()[0].watermark.high;
+    assert!(
+        (high + 1..high + 64).contains(&free(&memory)),
+        "{} of {high}",
+        free(&memory)
+    );
+    assert_eq!(memory.kswapd(NodeId(0), CPU, u64::MAX), 0, "balanced");
+    memory.check().expect("sound");
+}
+
+#[test]
+fn kswapd_takes_a_boost_back() {
+    let mut memory = full(4);
+    memory.kswapd(NodeId(0), CPU, u64::MAX);
+    memory
+        .alloc_pages(CPU, Gfp::KERNEL, Order::ZERO, None)
+        .expect("it is balanced");
+    assert_eq!(
+        memory.zones()[0].watermark_boost,
+        512,
+        "a fallback to movable pageblocks"
+    );
+    memory.kswapd(NodeId(0), CPU, u64::MAX);
+    assert_eq!(memory.zones()[0].watermark_boost, 0);
+    memory.check().expect("sound");
+}
+
+/// Free pageblocks after evicting a tenth of the cache by a plain generator of random frames.
+fn at_random(seed: u64) -> u64 {
+    let mut memory = full(seed);
+    let mut state = seed;
+    let mut left = FRAMES / 10;
+    while left > 0 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let pfn = Pfn(u32::try_from(state >> 33).expect("31 bits") % (FRAMES - 256));
+        if memory.map().class(pfn) == PageClass::File {
+            memory.free_pages(CPU, pfn, Order::ZERO);
+            left -= 1;
+        }
+    }
+    pageblocks(&memory)
+}
+
+#[test]
+fn reclaiming_a_tenth_makes_no_more_pageblocks_than_evicting_at_random() {
+    let (mut reclaimed, mut random) = (0, 0);
+    for seed in 0..10 {
+        let mut memory = full(seed);
+        // Each request takes one frame of what was reclaimed, so reclaim in the middle of memory.
+        let target = free(&memory) + u64::from(FRAMES / 10);
+        while memory.vmstat().get(VmEvent::PgStealDirect) + 256 < target {
+            memory
+                .alloc_pages(CPU, Gfp::KERNEL, Order::ZERO, None)
+                .expect("cache goes");
+        }
+        reclaimed += pageblocks(&memory);
+        random += at_random(seed);
+    }
+    assert!(
+        reclaimed <= random,
+        "{reclaimed} pageblocks, {random} at random"
+    );
+}
