@@ -311,6 +311,9 @@ class Memory:
         Private pages become copy-on-write in both, pinned ones are copied at once.
         """
 
+    def hiwater_rss(self, mm: int) -> int:
+        """Return the most pages that an address space ever had."""
+
     def rss(self, mm: int) -> tuple[int, int, int, int]:
         """Return (anon, file, shmem) in pages and the bytes of page tables."""
 
@@ -555,6 +558,9 @@ class Memory:
         Raises:
             CoreError: EINVAL, no such CPU.
         """
+
+    def enter_syscall(self, *, cpu: int) -> None:
+        """Let the time pass on a CPU that entering and leaving the kernel takes."""
 
     def advance_clock(self, ns: int) -> None:
         """Let ``ns`` pass on every CPU."""

@@ -47,7 +47,6 @@ class Reason(StrEnum):
     MEMLOCK_LIMIT = "memlock_limit"
     ADDRESS_SPACE_LIMIT = "address_space_limit"
     DATA_LIMIT = "data_limit"
-    STACK_LIMIT = "stack_limit"
     LIMIT_NOT_RAISABLE = "limit_not_raisable"
     OVERCOMMIT = "overcommit"
     TOO_MANY_MAPPINGS = "too_many_mappings"
@@ -129,15 +128,17 @@ class SyscallError(ContigmmError, OSError):
 class MemoryFault(ContigmmError):
     """An access that ended in a signal instead of a value.
 
-    ``done`` accesses of the same call had succeeded before it.
+    ``done`` accesses of the same call had succeeded before it. ``reason`` says why there was no
+    memory for a page, a :class:`Reason`; '' if that is not what ended it.
     """
 
-    def __init__(self, signal: int, code: int, address: int, done: int) -> None:
+    def __init__(self, signal: int, code: int, address: int, done: int, reason: str = "") -> None:
         super().__init__(f"signal {signal}, code {code}, at {address:#x} after {done} accesses")
         self.signal = signal
         self.code = code
         self.address = address
         self.done = done
+        self.reason = reason
 
-    def __reduce__(self) -> tuple[type["MemoryFault"], tuple[int, int, int, int]]:
-        return type(self), (self.signal, self.code, self.address, self.done)
+    def __reduce__(self) -> tuple[type["MemoryFault"], tuple[int, int, int, int, str]]:
+        return type(self), (self.signal, self.code, self.address, self.done, self.reason)

@@ -753,6 +753,9 @@ class ModelMemory:
     def move_to_node(self, *, mm: int, cpu: int, vpn: int, node: int, shared_too: bool) -> str:
         return self.node_of_page(mm=mm, vpn=vpn)[1]  # it has one node, where everything is
 
+    def hiwater_rss(self, mm: int) -> int:
+        return sum(self.spaces[mm].rss.values())  # it keeps no marks
+
     def pagemap(self, *, mm: int, vpn: int, nr: int) -> list[int]:
         space = self.spaces[mm]
         return [self._pagemap_word(space, at) for at in range(vpn, vpn + nr)]

@@ -203,3 +203,38 @@ def test_calls_by_their_methods(machine):
     assert refusal(process.munmap, addr, PAGE) == (abi.EPERM, "sealed")
     shared = process.mmap(0, 4 * PAGE, RW, SHARED)
     process.remap_file_pages(shared, PAGE, 0, 2, 0)
+
+
+def test_marks_of_size_and_residency_stay(machine):
+    process = machine.spawn("one")
+    addr = process.mmap(0, 64 * PAGE, RW, PRIVATE)
+    process.touch(addr, 32 * PAGE)
+    process.munmap(addr, 48 * PAGE)
+    status = process.status()
+    assert (status["VmPeak"], status["VmSize"]) == (256, 64)
+    assert (status["VmHWM"], status["VmRSS"]) == (128, 0)
+    process.mremap(addr + 48 * PAGE, 16 * PAGE, 32 * PAGE, abi.MREMAP_MAYMOVE)
+    assert process.status()["VmPeak"] == 256
+    child = process.fork().status()
+    assert (child["VmPeak"], child["VmHWM"]) == (128, 0)
+    twin = Machine.restore(machine.snapshot()).process(process.id)
+    assert twin.status() == process.status()
+
+
+def test_entering_the_kernel_takes_time_on_the_callers_cpu(machine):
+    process = machine.spawn("one", cpu=1)
+    before = machine.clock_ns
+    process.personality(0xFFFF_FFFF)
+    assert machine.clock_ns - before == 100, "syscall_ns of CostModel, rust/core/src/clock.rs"
+    machine.spawn("two")
+    assert machine.clock_ns - before == 100, "nobody called the kernel"
+
+
+def test_the_oom_killer_comes_with_a_reason():
+    machine = Machine.boot(describe("spec:small"), profile="linux", seed=3)
+    process = machine.spawn("hog")
+    addr = process.mmap(0, 1 << 30, RW, PRIVATE | abi.MAP_NORESERVE)
+    with pytest.raises(MemoryFault) as fault:
+        process.touch(addr, 1 << 30)
+    assert fault.value.signal == abi.SIGKILL
+    assert fault.value.reason == "below_watermark_reclaim_not_simulated"

@@ -11,7 +11,7 @@ from contigmm.abi import (
     SIGKILL,
     SIGSEGV,
 )
-from contigmm.errors import Reason, SyscallError
+from contigmm.errors import MemoryFault, Reason, SyscallError
 
 #: Not of the core: the VMA allows no access at all.
 NO_ACCESS: Final = "no_access"
@@ -49,10 +49,10 @@ def no_memory(cause: str) -> SyscallError:
     return SyscallError(ENOMEM, reason_of(cause))
 
 
-def signal_of(cause: str) -> tuple[int, int]:
-    """Signal and code for an access: guard page, missing file page, or the OOM killer."""
+def fault_of(cause: str, address: int, done: int) -> MemoryFault:
+    """What an access ends in: at a guard page, a missing file page, or by the OOM killer."""
     if cause == GUARD:
-        return SIGSEGV, SEGV_MAPERR
+        return MemoryFault(SIGSEGV, SEGV_MAPERR, address, done)
     if cause == BEYOND_EOF:
-        return SIGBUS, BUS_ADRERR
-    return SIGKILL, SI_KERNEL
+        return MemoryFault(SIGBUS, BUS_ADRERR, address, done)
+    return MemoryFault(SIGKILL, SI_KERNEL, address, done, reason_of(cause))

@@ -23,7 +23,7 @@ from contigmm.abi import (
 )
 from contigmm.errors import MemoryFault
 from contigmm.mm.anon_vma import AnonVma, anon_vma_attach, new_root
-from contigmm.mm.causes import RUN_PAGE_ABSENT, no_memory, signal_of
+from contigmm.mm.causes import RUN_PAGE_ABSENT, fault_of, no_memory
 from contigmm.mm.files import SpecialMapping
 from contigmm.mm.flags import (
     VM_ACCESS_FLAGS,
@@ -250,8 +250,7 @@ def access(
             if cause == RUN_PAGE_ABSENT:
                 map_run(task, vma, vma.vm_start, vma.vm_end)
                 continue
-            signal, code = signal_of(cause)
-            raise MemoryFault(signal, code, (addr + done * stride) & U64_MAX, done)
+            raise fault_of(cause, (addr + done * stride) & U64_MAX, done)
     return done, last
 
 
@@ -324,8 +323,7 @@ def _resolve(task: "Task", vma: "VmArea", cause: str, addr: int, done: int) -> N
     if cause == RUN_PAGE_ABSENT:
         map_run(task, vma, vma.vm_start, vma.vm_end)
         return
-    signal, code = signal_of(cause)
-    raise MemoryFault(signal, code, (addr + done) & U64_MAX, done)
+    raise fault_of(cause, (addr + done) & U64_MAX, done)
 
 
 def _check_unusual(vma: "VmArea", at: int, done: int) -> None:

@@ -60,6 +60,7 @@ def dup_mmap(parent: "Task", child: "Task") -> None:
     if cause:
         exit_mmap(child, new)
         raise no_memory(cause)
+    new.hiwater_vm = new.total_vm
 
 
 def _copy_vma(child: "Task", new: "MmStruct", vma: VmArea) -> VmArea:

@@ -33,7 +33,7 @@ class MmStruct:
 
     __slots__ = (
         "arg_start", "brk", "config", "data_vm", "def_flags", "end_code", "end_data", "env_end",
-        "exec_vm", "fault_flags", "find_id", "id", "index", "ksm_any", "locked_vm",
+        "exec_vm", "fault_flags", "find_id", "hiwater_vm", "id", "index", "ksm_any", "locked_vm",
         "map_count", "mdwe", "memory", "mmap_base", "mmap_legacy_base", "next_vma_id",
         "pinned_vm", "rlimits", "stack_vm",
         "start_brk", "start_code", "start_data", "start_stack", "topdown", "total_vm", "users",
@@ -62,6 +62,7 @@ class MmStruct:
         self.map_count = 0
         self.total_vm = self.data_vm = self.exec_vm = self.stack_vm = 0
         self.locked_vm = self.pinned_vm = 0
+        self.hiwater_vm = 0  # most pages it had before it last lost some
         self.def_flags: VmFlags = VM_NONE
         self.mmap_base = config.mmap_base
         self.mmap_legacy_base = config.mmap_legacy_base
@@ -190,6 +191,8 @@ class MmStruct:
         text = self.end_code + (-self.end_code & 0xFFF) - (self.start_code & ~0xFFF)
         text = min(text >> 10, self.exec_vm << 2)
         return {
+            "VmPeak": max(self.hiwater_vm, self.total_vm) << 2,
+            "VmHWM": self.memory.hiwater_rss(self.id) << 2,
             "VmSize": self.total_vm << 2, "VmLck": self.locked_vm << 2,
             "VmPin": self.pinned_vm << 2, "VmRSS": (anon + file + shmem) << 2,
             "RssAnon": anon << 2, "RssFile": file << 2, "RssShmem": shmem << 2,
@@ -210,8 +213,8 @@ class MmStruct:
         return ""
 
     _COUNTERS = (
-        "total_vm", "data_vm", "exec_vm", "stack_vm", "locked_vm", "pinned_vm", "def_flags",
-        "mmap_base", "mmap_legacy_base", "topdown", "mdwe", "ksm_any", "fault_flags",
+        "total_vm", "data_vm", "exec_vm", "stack_vm", "hiwater_vm", "locked_vm", "pinned_vm",
+        "def_flags", "mmap_base", "mmap_legacy_base", "topdown", "mdwe", "ksm_any", "fault_flags",
         "start_brk", "brk", "start_code", "end_code", "start_data", "end_data",
         "start_stack", "arg_start", "env_end", "next_vma_id", "users",
     )  # fmt: skip

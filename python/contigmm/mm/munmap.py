@@ -76,6 +76,7 @@ def complete(task: "Task", mm: "MmStruct", unmapping: Unmapping) -> None:
     vmas = unmapping.vmas
     if not vmas:
         return
+    mm.hiwater_vm = max(mm.hiwater_vm, mm.total_vm)  # update_hiwater_vm()
     for vma in vmas:
         mm.unlink(vma)
         mm.account(vma.vm_flags, -vma_pages(vma))

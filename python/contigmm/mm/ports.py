@@ -92,6 +92,9 @@ class MemoryPort(Protocol):
     ) -> tuple[int, str]:
         """Copy page tables of (first page, one past the last, vm_flags), copy on write."""
 
+    def hiwater_rss(self, mm: int) -> int:
+        """Return the most pages that were resident at once."""
+
     def rss(self, mm: int) -> tuple[int, int, int, int]:
         """Return resident anonymous, file and shmem pages, and the bytes of page tables."""
 

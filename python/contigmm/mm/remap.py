@@ -145,11 +145,13 @@ def move_vma(task: "Task", remap: Remap) -> int:
         account_new(mm, remap, remap.new_len)
         do_munmap(task, mm, remap.new_addr, remap.new_len)
         raise no_memory(cause)
+    hiwater_vm = mm.hiwater_vm
     account_new(mm, remap, remap.new_len)
     if remap.flags & MREMAP_DONTUNMAP:
         _dontunmap_complete(remap, new_vma)
     else:
         _unmap_source(task, remap)
+    mm.hiwater_vm = hiwater_vm  # both places counted for a moment only
     return remap.new_addr
 
 

@@ -51,6 +51,7 @@ class CallRow:
     handler: Handler
     nr_args: int
     of_process: bool = True
+    enters_kernel: bool = True  # False: the processor does it, or the machine
 
 
 def _advance_clock(state: MachineState, _: None, operation: Operation) -> int:
@@ -178,9 +179,9 @@ CALLS: Final[Mapping[int, CallRow]] = {
     Call.SET_MEMPOLICY: CallRow(_words(set_mempolicy), 2),
     Call.GET_MEMPOLICY: CallRow(_get_mempolicy, 2),
     Call.MOVE_PAGES: CallRow(_move_pages, 3),
-    Call.TOUCH: CallRow(_touch, 3),
-    Call.READ: CallRow(_read, 2),
-    Call.WRITE: CallRow(_write, 1),
+    Call.TOUCH: CallRow(_touch, 3, enters_kernel=False),
+    Call.READ: CallRow(_read, 2, enters_kernel=False),
+    Call.WRITE: CallRow(_write, 1, enters_kernel=False),
     Call.MEMFD_CREATE: CallRow(_named(memfd_create), 1),
     Call.OPEN: CallRow(_named(open), 1),
     Call.CLOSE: CallRow(_words(close), 1),

@@ -138,6 +138,8 @@ class Machine:
             entry = state.table.get(operation.process)
             if entry is None:
                 return Answer(0, errno=ESRCH, reason=Reason.NO_SUCH_PROCESS)
+            if row.enters_kernel:
+                state.memory.enter_syscall(cpu=entry.task.cpu)
         seq = state.seq + 1
         self._stopped_in = operation
         try:
@@ -152,7 +154,9 @@ class Machine:
             answer = Answer(seq, errno=refusal.errno, reason=refusal.reason)
         except MemoryFault as fault:
             signal, code, address = fault.signal, fault.code, fault.address
-            answer = Answer(seq, fault.done, signal=signal, code=code, address=address)
+            answer = Answer(
+                seq, fault.done, reason=fault.reason, signal=signal, code=code, address=address
+            )
         self._stopped_in = None
         state.seq = seq
         if self.journal is not None:

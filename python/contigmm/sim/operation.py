@@ -104,7 +104,7 @@ class Answer:
     errno: int = 0
     """Linux's number of the refusal, positive; 0 if there was none."""
     reason: str = ""
-    """``contigmm.Reason`` of the refusal: which check it was."""
+    """``contigmm.Reason`` of the refusal: which check it was, or why the OOM killer came."""
     data: bytes = b""
     signal: int = 0
     """SIGSEGV or SIGBUS if the process touched what it may not; 0 otherwise."""

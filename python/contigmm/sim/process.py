@@ -26,7 +26,7 @@ def unwrap(answer: Answer) -> int:
     if answer.errno:
         raise SyscallError(answer.errno, Reason(answer.reason))
     if answer.signal:
-        raise MemoryFault(answer.signal, answer.code, answer.address, answer.value)
+        raise MemoryFault(answer.signal, answer.code, answer.address, answer.value, answer.reason)
     return answer.value
 
 

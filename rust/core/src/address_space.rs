@@ -155,6 +155,16 @@ pub struct Rss {
     pub shmem: u64,
     /// Bytes of page tables: `VmPTE`.
     pub pgtable_bytes: u64,
+    /// Most pages it ever had: `get_mm_hiwater_rss()`, `VmHWM`.
+    pub hiwater: u64,
+}
+
+impl AddressSpace {
+    /// `update_hiwater_rss()`: called before pages go.
+    #[inline]
+    pub(crate) fn note_hiwater(&mut self) {
+        self.hiwater_rss = self.hiwater_rss.max(self.rss.iter().sum());
+    }
 }
 
 /// One address space.
@@ -163,6 +173,8 @@ pub(crate) struct AddressSpace {
     pub pgd: Option<DirId>,
     /// By [`RssKind`].
     pub rss: [u64; 3],
+    /// Most pages it had before it last lost some: `hiwater_rss`.
+    pub hiwater_rss: u64,
     /// Tables by [`Level`], the PGD not counted.
     pub tables: [u32; 3],
     /// Frames of page tables that were captured: used before the allocator is asked, last first.
@@ -283,7 +295,11 @@ impl Owners {
 
     #[inline]
     pub fn count_rss(&mut self, mm: MmId, kind: RssKind, change: i64) {
-        let rss = &mut self.space_mut(mm).rss[kind as usize];
+        let space = self.space_mut(mm);
+        if change < 0 {
+            space.note_hiwater();
+        }
+        let rss = &mut space.rss[kind as usize];
         *rss = rss
             .checked_add_signed(change)
             .expect("entries are counted once");
@@ -341,6 +357,7 @@ impl Memory {
             file: space.rss[RssKind::File as usize],
             shmem: space.rss[RssKind::Shmem as usize],
             pgtable_bytes: u64::from(tables) * 4096,
+            hiwater: space.hiwater_rss.max(space.rss.iter().sum()),
         }
     }
 

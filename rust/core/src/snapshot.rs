@@ -29,7 +29,7 @@ use crate::vmstat::{VmEvent, VmStat};
 use crate::zone::Zone;
 
 /// First bytes of every snapshot; the last one is the version.
-const MAGIC: &[u8; 8] = b"contigm\x02";
+const MAGIC: &[u8; 8] = b"contigm\x03";
 const DIGEST_BYTES: usize = 32;
 const ZSTD_LEVEL: i32 = 1;
 

@@ -105,6 +105,7 @@ impl Owners {
         for count in space.rss {
             writer.number(count);
         }
+        writer.number(space.hiwater_rss);
         writer.sequence(space.table_stock.iter().map(|pfn| pfn.0));
         writer.flag(space.pgd.is_some());
         let Some(pgd) = space.pgd else { return };
@@ -130,6 +131,7 @@ impl Owners {
         for count in &mut space.rss {
             *count = reader.number()?;
         }
+        space.hiwater_rss = reader.number()?;
         for pfn in reader.sequence()? {
             space.table_stock.push(in_range(pfn, nr_frames)?);
         }

@@ -116,6 +116,7 @@ impl Memory {
     /// A huge mapping that the range cuts is split; the folio stays whole until its last page goes.
     pub fn zap(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64, markers: Markers) -> u64 {
         let (mut at, end, mut freed, mut cleared) = (vpn, vpn + nr, 0, 0);
+        self.owners.space_mut(mm).note_hiwater();
         while let Some(span) = self.owners.next_span(mm, at, end) {
             at = span.vpn + span.nr;
             let huge = self.owners.tables.leaf(span.leaf).huge;

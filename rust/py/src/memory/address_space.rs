@@ -331,6 +331,10 @@ impl Memory {
         })
     }
 
+    fn hiwater_rss(&self, py: Python<'_>, mm: u32) -> PyResult<u64> {
+        self.with(py, |memory| Ok(memory.rss(mm_of(memory, mm)?).hiwater))
+    }
+
     fn rss(&self, py: Python<'_>, mm: u32) -> PyResult<(u64, u64, u64, u64)> {
         self.with(py, |memory| {
             let rss = memory.rss(mm_of(memory, mm)?);

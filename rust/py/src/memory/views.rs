@@ -169,6 +169,16 @@ impl Memory {
         })
     }
 
+    #[pyo3(signature = (*, cpu))]
+    fn enter_syscall(&self, py: Python<'_>, cpu: u16) -> PyResult<()> {
+        self.with(py, |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            let ns = u64::from(memory.clock().costs.syscall_ns);
+            memory.clock_mut().charge(cpu, ns);
+            Ok(())
+        })
+    }
+
     fn advance_clock(&self, py: Python<'_>, ns: u64) {
         self.with(py, |memory| memory.clock_mut().advance(ns));
     }
