@@ -115,7 +115,7 @@ def test_the_command_forecasts_without_the_capture_afterwards(tmp_path, capsys):
 
 def test_the_command_compares_with_the_capture_afterwards(tmp_path, capsys):
     stem = write(tmp_path, there_and_back(), after=CAPTURE)
-    assert main(["validate", "replay", stem, "--json", "--draws", "1"]) == 0
+    assert main(["validate", "replay", stem, "--json", "--draws", "1", "--mode", "forced"]) == 0
     (trace,) = json.loads(capsys.readouterr().out)["traces"]
     assert trace["free_pages_l1"] == trace["emd_orders"] == trace["closure_residual"] == 0
     assert trace["claims_real"] == trace["steals_real"] == 0
@@ -176,3 +176,8 @@ def test_real_recordings_end_nearer_than_the_baselines(path):
     run = run_forced(recording, buddy_events(recording), seed=11)
     unchanged = distance(free_counts(recording.before), real).free_pages_l1
     assert distance(run.free, real).free_pages_l1 <= max(0.004, unchanged / 3)
+
+
+def test_a_mode_that_is_not_there_is_refused_in_a_sentence(capsys):
+    assert main(["validate", "replay", "nowhere", "--mode", "free"]) == 2
+    assert "the only mode is 'forced'" in " ".join(capsys.readouterr().err.split())

@@ -237,4 +237,4 @@ def test_the_oom_killer_comes_with_a_reason():
     with pytest.raises(MemoryFault) as fault:
         process.touch(addr, 1 << 30)
     assert fault.value.signal == abi.SIGKILL
-    assert fault.value.reason == "below_watermark_reclaim_not_simulated"
+    assert fault.value.reason == "no_room_after_reclaim"
