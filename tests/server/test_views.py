@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from asking import ANON, DESCRIPTION, PAGE, RW, raw, refused
 
+from contigmm import procfs
 from contigmm.abi import MAP_CONTIG
 from contigmm.client import aio
 from contigmm.client.exchanges import list_processes
@@ -35,7 +36,12 @@ async def test_texts_are_the_librarys(machine):
     assert await machine.buddyinfo() == library.buddyinfo()
     assert await machine.unusable_index() == library.unusable_index()
     assert await machine.vmstat() == library.vmstat()
-    assert (await machine.proc_text("buddyinfo")).startswith("Node 0, zone")
+    with library.held() as memory:
+        zones, nodes = procfs.zone_views(memory), procfs.node_stats(memory)
+        assert await machine.proc_text("buddyinfo") == procfs.buddyinfo(zones)
+        assert await machine.proc_text("pagetypeinfo") == procfs.pagetypeinfo(zones)
+        assert await machine.proc_text("zoneinfo") == procfs.zoneinfo(zones, nodes)
+        assert await machine.proc_text("vmstat") == procfs.vmstat(zones, nodes, memory.vmstat())
 
 
 async def test_pagemaps_frames_and_free_lists_tell_the_same_story(machine):

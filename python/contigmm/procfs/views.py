@@ -15,6 +15,7 @@ from contigmm.mm.task import Task
 from contigmm.mm.vma import VmArea, may_share_perms, vma_is_anonymous, vma_pages
 from contigmm.phys import Memory
 from contigmm.procfs.process import (
+    STATUS_NUMBERS,
     MapsRow,
     SmapsRow,
     maps_text,
@@ -127,8 +128,9 @@ def smaps(task: Task) -> str:
 
 
 def status(task: Task) -> dict[str, int]:
-    """Memory lines of /proc/PID/status by name, in kB."""
-    return task.mm.status()
+    """Memory lines of /proc/PID/status by name, in the kernel's order and in kB."""
+    numbers = task.mm.status()
+    return {name: numbers.get(name, 0) for name in STATUS_NUMBERS}
 
 
 def status_lines(task: Task) -> str:

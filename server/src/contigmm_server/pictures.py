@@ -22,18 +22,27 @@ CLASS_NAMES: Final = tuple(kind.name.lower() for kind in PageClass)
 _TASK_END: Final = 1 << 47
 
 
-def _status(task: Task) -> str:
-    return "".join(f"{name}:\t{kib:8d} kB\n" for name, kib in procfs.status(task).items())
+def _zoneinfo(machine: Machine) -> str:
+    with machine.held() as memory:
+        return procfs.zoneinfo(procfs.zone_views(memory), procfs.node_stats(memory))
+
+
+def _vmstat(machine: Machine) -> str:
+    with machine.held() as memory:
+        zones, nodes = procfs.zone_views(memory), procfs.node_stats(memory)
+        return procfs.vmstat(zones, nodes, memory.vmstat())
 
 
 PROCESS_FILES: Final[dict[int, Callable[[Task], str]]] = {
     pb.PROCESS_FILE_MAPS: procfs.maps,
     pb.PROCESS_FILE_SMAPS: procfs.smaps,
-    pb.PROCESS_FILE_STATUS: _status,
+    pb.PROCESS_FILE_STATUS: procfs.status_lines,
 }
 MACHINE_FILES: Final[dict[int, Callable[[Machine], str]]] = {
     pb.MACHINE_FILE_BUDDYINFO: lambda machine: procfs.buddyinfo(machine.zones()),
     pb.MACHINE_FILE_PAGETYPEINFO: lambda machine: procfs.pagetypeinfo(machine.zones()),
+    pb.MACHINE_FILE_ZONEINFO: _zoneinfo,
+    pb.MACHINE_FILE_VMSTAT: _vmstat,
 }
 
 
