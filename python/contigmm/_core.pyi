@@ -10,7 +10,7 @@ from typing import TypedDict, final, type_check_only
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CoreError", "InvariantError", "KmemReplay", "Memory", "VmaIndex"]
+__all__ = ["CoreError", "InvariantError", "KmemReplay", "Memory", "VmaIndex", "frag_study"]
 
 class CoreError(OSError):
     """The core refused. ``errno`` is Linux's number, ``cause`` says which rule it was.
@@ -692,3 +692,33 @@ class VmaIndex:
 
     def __len__(self) -> int:
         """Return the number of ranges."""
+
+@type_check_only
+class FragResult(TypedDict):
+    """What the fragmentation experiment ended in, as :func:`frag_study` tells it."""
+
+    system: int
+    huge: list[int]
+    free: list[int]
+    histogram_start: list[int]
+    histogram_end: list[int]
+
+def frag_study(
+    *,
+    policy: str,
+    nr_huge: int,
+    nr_cpus: int,
+    filled: int,
+    freed: int,
+    churned: int,
+    rounds: int,
+    start_huge: int,
+    seed: int,
+) -> FragResult:
+    """Run the fragmentation experiment of ``FragSpec``, rust/core/src/frag_study.rs.
+
+    ``policy`` is ``linux`` or ``trees``; shares are in thousandths.
+
+    Raises:
+        ValueError: A share is above 1000, there is no such policy, or no machine is so large.
+    """

@@ -2,13 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from contigmm._core import CoreError, InvariantError, KmemReplay, Memory, VmaIndex
+from contigmm._core import (
+    CoreError,
+    InvariantError,
+    KmemReplay,
+    Memory,
+    VmaIndex,
+    frag_study,
+)
 
 if TYPE_CHECKING:  # types of the stub only
-    from contigmm._core import RangeUsage, Replayed, ZoneCounters
+    from contigmm._core import FragResult, RangeUsage, Replayed, ZoneCounters
 
     __all__ = [
         "CoreError",
+        "FragResult",
         "InvariantError",
         "KmemReplay",
         "Memory",
@@ -16,6 +24,7 @@ if TYPE_CHECKING:  # types of the stub only
         "Replayed",
         "VmaIndex",
         "ZoneCounters",
+        "frag_study",
     ]
 else:
-    __all__ = ["CoreError", "InvariantError", "KmemReplay", "Memory", "VmaIndex"]
+    __all__ = ["CoreError", "InvariantError", "KmemReplay", "Memory", "VmaIndex", "frag_study"]

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 mod errors;
 mod memory;
+mod study;
 mod vma_index;
 
 #[pymodule]
@@ -16,6 +17,8 @@ mod _core {
     use super::memory::Memory;
     #[pymodule_export]
     use super::memory::replay::KmemReplay;
+    #[pymodule_export]
+    use super::study::frag_study;
     #[pymodule_export]
     use super::vma_index::VmaIndex;
 
