@@ -35,6 +35,8 @@ def rust_functions(text: str) -> Iterator[tuple[int, str, int]]:
             opens = next(
                 n for n, later in enumerate(lines[at:], at) if later[-1:] in {"{", "}", ";"}
             )
+            if lines[opens][-1:] == ";":
+                continue  # a trait's method without a body
             closes = next((n for n, later in enumerate(lines[at:], at) if later == end), opens)
             yield at + 1, found[2], max(closes - opens - 1, 0)
 

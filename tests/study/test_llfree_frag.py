@@ -7,7 +7,7 @@ import pytest
 from contigmm.cli import main
 from contigmm.study.llfree_frag import FragSettings, llfree_frag
 
-SMALL = FragSettings(nr_huge=640, rounds=60, start_huge=51, seed=5)
+SMALL = FragSettings(nr_huge=640, nr_cpus=2, rounds=100, start_huge=51, seed=5)
 
 
 @pytest.fixture(scope="module")

@@ -79,8 +79,19 @@ impl TreeAllocator {
             .find(|&tree| !self.is_reserved[tree] && suits(self.tree_free[tree]))
     }
 
-    /// Takes a frame of a CPU's tree, from the child that was used last on.
-    fn take_from(&mut self, cpu: usize, tree: usize, child: usize) -> Option<u32> {
+    /// Takes a frame of a tree that another CPU has reserved: what is left when all others are full.
+    fn steal(&mut self, cpu: usize) -> Option<u32> {
+        let start = self.last[cpu];
+        let trees = self.tree_free.len();
+        let tree = (start..trees)
+            .chain(0..start)
+            .find(|&tree| self.tree_free[tree] > 0)?;
+        let (pfn, _) = self.take_from(tree, tree * TREE_CHILDREN)?;
+        Some(pfn)
+    }
+
+    /// Takes a frame of a tree, from `child` on, and tells which child it is of.
+    fn take_from(&mut self, tree: usize, child: usize) -> Option<(u32, usize)> {
         let first = tree * TREE_CHILDREN;
         let end = (first + TREE_CHILDREN).min(self.child_free.len());
         let child = (child..end)
@@ -92,9 +103,8 @@ impl TreeAllocator {
         words[at] |= 1 << bit;
         self.child_free[child] -= 1;
         self.tree_free[tree] -= 1;
-        self.reserved[cpu] = Some((tree, child));
         let frame = (child * WORDS + at) * 64 + bit as usize;
-        Some(u32::try_from(frame).expect("frames are u32"))
+        Some((u32::try_from(frame).expect("frames are u32"), child))
     }
 }
 
@@ -103,12 +113,17 @@ impl FramePolicy for TreeAllocator {
     fn get(&mut self, cpu: u16) -> Option<u32> {
         let cpu = usize::from(cpu);
         if let Some((tree, child)) = self.reserved[cpu]
-            && let Some(pfn) = self.take_from(cpu, tree, child)
+            && let Some((pfn, child)) = self.take_from(tree, child)
         {
+            self.reserved[cpu] = Some((tree, child));
             return Some(pfn);
         }
-        let tree = self.reserve(cpu)?;
-        self.take_from(cpu, tree, tree * TREE_CHILDREN)
+        let Some(tree) = self.reserve(cpu) else {
+            return self.steal(cpu);
+        };
+        let (pfn, child) = self.take_from(tree, tree * TREE_CHILDREN)?;
+        self.reserved[cpu] = Some((tree, child));
+        Some(pfn)
     }
 
     #[inline]
