@@ -9,7 +9,9 @@ import pytest
 
 from contigmm.cli import main
 from contigmm.hosts import SourceError, read
+from contigmm.validate.floor import fit, share_of
 from contigmm.validate.supply import FloorShare, closed_form, step_evidence, validate_record
+from contigmm.validate.supply_report import supply_report
 
 DATA = Path(__file__).parents[1] / "data"
 HOME = Path(os.environ.get("CONTIGMM_SHARED", Path(__file__).parents[3] / "shared")) / "realmem"
@@ -86,6 +88,37 @@ def test_a_floor_share_below_one_lets_small_folios_go_deeper():
     whole, part = (closed_form(told, evidence.zones, 1, FloorShare(share)) for share in (1.0, 0.29))
     assert part >= whole
     assert FloorShare(0.29).of(9) == 1.0
+
+
+@pytest.mark.parametrize("order", [2, 4, 8])
+def test_a_fitted_share_explains_the_outcomes_it_was_fitted_on(record, order):
+    body = json.loads(record.read_text())
+    body["measured"] = [body["measured"][0] | {"order": order}]
+    evidence = step_evidence(
+        read(f"file:{DATA / 'fragmented.snap.tar.xz'}"), body["measured"][0]["before"], origin=""
+    )
+    told = {f"{node}/{name}": row for (node, name), row in evidence.buddyinfo.items()}
+    delivered = min(closed_form(told, evidence.zones, order, FloorShare(0.4)), 5000)
+    body["measured"][0]["result"] = {"success": delivered}
+    record.write_text(json.dumps(body))
+    fitted = closed_form(told, evidence.zones, order, fit(record))
+    assert min(fitted, 5000) == delivered
+
+
+def test_a_record_without_outcomes_fits_nothing(record):
+    with pytest.raises(ValueError, match="no never-step of orders 2 to 8"):
+        fit(record)
+
+
+def test_a_kernel_has_its_own_share_and_a_named_one_wins(record):
+    body = json.loads(record.read_text()) | {"kernel": "6.18.44-fc-v669"}
+    record.write_text(json.dumps(body | {"measured": []}))
+    shares = [
+        supply_report([record], share=share, draws=1, seed=0)["min_share_below_pmd"]["small"]
+        for share in (None, FloorShare(0.5))
+    ]
+    assert shares == [0.29, 0.5]
+    assert share_of("6.12.0") == FloorShare(1.0)
 
 
 def test_the_command_line_prints_the_schema(record, capfd):

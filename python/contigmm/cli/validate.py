@@ -9,6 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
+from contigmm.cli.failures import UNUSABLE, CommandError
+
 app: Final = typer.Typer(no_args_is_help=True, help="Compare with what real kernels did.")
 
 
@@ -55,14 +57,15 @@ def supply(
     ],
     *,
     min_share: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Part of the min watermark that binds folios below 2 MiB; v6.12: all of it.",
+            help="Part of the min watermark that binds folios below 2 MiB; default: what was "
+            "fitted for the record's kernel, else all of it, as v6.12 has it.",
         ),
-    ] = 1.0,
+    ] = None,
     draws: Annotated[
         int, typer.Option(min=1, max=1000, help="How often to draw what is not told.")
     ] = 1,
@@ -73,11 +76,26 @@ def supply(
     from contigmm.validate.supply import FloorShare
     from contigmm.validate.supply_report import dumps, error_lines, supply_report
 
-    report = supply_report(records, share=FloorShare(min_share), draws=draws, seed=seed)
+    share = None if min_share is None else FloorShare(min_share)
+    report = supply_report(records, share=share, draws=draws, seed=seed)
     if as_json:
         print(dumps(report, version=version("contigmm")))
     for line in error_lines(report["steps"]):
         print(line, file=sys.stderr if as_json else sys.stdout)
+
+
+@app.command("fit-floor")
+def fit_floor(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="NAME.truth.json.")],
+) -> None:
+    """Find which part of the min watermark binds small folios on a record's kernel."""
+    from contigmm.validate.floor import fit
+
+    try:
+        share = fit(record)
+    except ValueError as error:
+        raise CommandError(str(error), status=UNUSABLE) from error
+    print(f"{share.below_pmd:.2f} of the min watermark binds folios of orders 2 to 8")
 
 
 @app.command("replay")

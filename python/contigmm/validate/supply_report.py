@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, Final
 
 from contigmm.hosts import read
+from contigmm.validate.floor import share_of
 from contigmm.validate.supply import FloorShare, StepForecast, read_record, validate_record
 from contigmm.validate.supply_room import Outcome, forecast_steps
 
@@ -16,20 +17,26 @@ SCHEMA: Final = "validate-supply/1"
 
 
 def supply_report(
-    paths: Sequence[Path], *, share: FloorShare, draws: int, seed: int
+    paths: Sequence[Path], *, share: FloorShare | None, draws: int, seed: int
 ) -> dict[str, Any]:
     """Forecast the steps of records; gigantic pages have no forecast yet.
+
+    Without ``share`` each record's is that of its kernel.
 
     Raises:
         SourceError: a record or its snapshot cannot be read.
     """
     steps: list[dict[str, Any]] = []
     others: dict[str, list[dict[str, Any]]] = {"compaction": [], "always9": [], "gigantic": []}
+    shares: dict[str, float] = {}
     for path in paths:
-        rows = validate_record(path, share=share, draws=draws, seed=seed)
+        record = read_record(path)
+        floor = share or share_of(str(record.get("kernel", "")))
+        shares[str(record.get("name", path.name))] = floor.below_pmd
+        rows = validate_record(path, share=floor, draws=draws, seed=seed)
         steps += [row.to_json() for row in rows]
         _add_room(path, others, draws=draws, seed=seed)
-    return {"min_share_below_pmd": share.below_pmd, "draws": draws, "steps": steps, **others}
+    return {"min_share_below_pmd": shares, "draws": draws, "steps": steps, **others}
 
 
 def _add_room(
