@@ -326,6 +326,9 @@ fn decode_map(reader: &mut Reader<'_>, map: &mut MemMap) -> Result<(), SnapshotE
         let order = order.map_err(|error| SnapshotError::new(error.to_string()))?;
         let compound = reader.flag()?;
         let left = (map.nr_frames() - next) >> order.get();
+        if compound && (order == Order::ZERO || class == PageClass::Free) {
+            return Err(SnapshotError::new(format!("no folio is at frame {next}")));
+        }
         if nr == 0 || nr > left || next & (order.nr_pages() - 1) != 0 {
             return Err(SnapshotError::new(format!(
                 "the blocks at frame {next} cannot be"
