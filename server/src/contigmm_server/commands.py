@@ -1,7 +1,7 @@
 """One machine's queue of commands: one at a time, first come first served, bounded.
 
 A command is a function that runs on the machine and returns when it is done. A short one runs on
-the event loop; one that is judged to take over a millisecond runs in a thread, and the machine
+the event loop; one that is judged to take over 4 ms runs in a thread, and the machine
 belongs to that thread until it ends, whether or not its caller is still there. What has begun is
 completed; what has not begun when its caller goes away (cancelled, deadline passed) is dropped.
 """
@@ -14,8 +14,12 @@ from typing import Final, TypeAlias, TypeVar
 
 from contigmm_server.failures import ErrorReason, exhausted
 
-SHORT_US: Final = 1000
-"""Work judged to take longer leaves the event loop."""
+SHORT_US: Final = 4000
+"""Work judged to take longer leaves the event loop.
+
+Less than Python's switch interval (5 ms): a thread would hold the interpreter, and so the loop, as
+long, and cost the change of threads besides.
+"""
 
 T = TypeVar("T")
 
