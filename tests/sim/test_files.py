@@ -149,3 +149,54 @@ def test_open_files_outlive_a_snapshot(machine, process):
         assert same.pread(same.open("/kept"), 3, 0) == b"abc"
     assert twin.digest() == machine.digest()
     twin.check()
+
+
+def test_reserved_pages_of_shared_memory_are_filled_by_faults_and_not_by_reads(process):
+    fd = process.memfd_create("buffer")
+    process.fallocate(fd, 0, 0, 2 * PAGE)
+    addr = process.mmap(0, 2 * PAGE, RW, abi.MAP_PRIVATE, fd)
+    assert process.pread(fd, 1, 0) == b"\0"
+    assert process.mincore(addr, 2 * PAGE) == b"\0\0", "reserved, and not up to date"
+    process.write(addr + PAGE, b"mine")
+    process.munmap(addr + PAGE, PAGE)
+    again = process.mmap(0, 2 * PAGE, RW, abi.MAP_PRIVATE, fd)
+    assert process.mincore(again, 2 * PAGE) == b"\0\1", "the original of the copy was cleared"
+
+
+@pytest.mark.parametrize(
+    ("cached", "asked", "read"),
+    [
+        pytest.param([], 0, 4, id="from the start four pages are read"),
+        pytest.param([], 5, 1, id="in the middle one"),
+        pytest.param([3, 4], 5, 3, id="behind cached pages as many again as they are"),
+        pytest.param([0], 1, 1, id="one page before is no stream"),
+        pytest.param([0, 1], 2, 5, id="all pages before are cached: twice as many"),
+        pytest.param([0, 1, 2], 11, 1, id="pages further off do not count"),
+        pytest.param([10, 11, 12], 13, 3, id="never behind the end"),
+    ],
+)
+def test_a_read_of_a_file_brings_in_what_the_pages_before_promise(process, cached, asked, read):
+    fd = process.open("/var/data", abi.O_CREAT | abi.O_RDWR)
+    process.ftruncate(fd, 16 * PAGE)
+    for page in cached:
+        process.pwrite(fd, b"x", page * PAGE)
+    addr = process.mmap(0, 16 * PAGE, abi.PROT_READ, abi.MAP_SHARED, fd)
+    process.pread(fd, 1, asked * PAGE)
+    wanted = {*cached, *range(asked, asked + read)}
+    resident = process.mincore(addr, 16 * PAGE)
+    assert {page for page, here in enumerate(resident) if here} == wanted
+
+
+def test_mincore_tells_of_files_to_those_only_who_may_write_them(machine, process):
+    fd = process.open("/var/data", abi.O_CREAT | abi.O_RDWR)
+    process.ftruncate(fd, 2 * PAGE)
+    addr = process.mmap(0, 2 * PAGE, abi.PROT_READ, abi.MAP_SHARED, fd)
+    assert process.mincore(addr, 2 * PAGE) == b"\0\0"
+    for caps, answer in ((), b"\1\1"), (("CAP_FOWNER",), b"\0\0"), (("CAP_DAC_OVERRIDE",), b"\0\0"):
+        other = machine.spawn("other", uid=1000, caps=frozenset(caps))
+        fd = other.open("/var/data")
+        addr = other.mmap(0, 2 * PAGE, abi.PROT_READ, abi.MAP_SHARED, fd)
+        assert other.mincore(addr, 2 * PAGE) == answer
+        fd = other.memfd_create("own")
+        other.ftruncate(fd, PAGE)
+        assert other.mincore(other.mmap(0, PAGE, RW, abi.MAP_SHARED, fd), PAGE) == b"\0"

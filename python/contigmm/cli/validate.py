@@ -32,20 +32,20 @@ def oracle(
         bool, typer.Option("--json", help="Print the agreement as one JSON object.")
     ] = False,
     show: Annotated[int, typer.Option(min=0, help="Differences to name.")] = 10,
+    cells: Annotated[
+        bool, typer.Option("--cells", help="Print a line for each call and outcome, too.")
+    ] = False,
 ) -> None:
     """Run recorded programs of system calls; compare where the truth is there."""
-    from contigmm.validate.oracle_files import validate_files
+    from contigmm.validate.oracle_files import summary_lines, validate_files
 
     with ExitStack() as stack:
         out = None if output is None else stack.enter_context(output.open("w", encoding="utf-8"))
         agreement = validate_files(files, output=out, jobs=jobs or None)
     if as_json:
         print(json.dumps(agreement.report()))
-    for kind, programs in sorted(agreement.programs.items()):
-        compared = agreement.compared.get(kind, 0)
-        equal = agreement.equal.get(kind, 0)
-        verdict = f"{equal} of {compared} agree in everything" if compared else "no truth given"
-        print(f"{kind}: {programs} programs, {verdict}", file=sys.stderr)
+    for line in summary_lines(agreement, cells=cells):
+        print(line, file=sys.stderr)
     for difference in agreement.differences[:show]:
         print(f"  {difference}", file=sys.stderr)
 

@@ -21,12 +21,23 @@ EXT4_MAX_BYTES: Final = ((1 << 32) - 1) * PAGE_SIZE
 class Inode:
     """An object with pages: what all open descriptions and mappings of it share."""
 
-    __slots__ = ("core_id", "i_mmap", "nr_open", "seals", "size", "writable_mappings")
+    __slots__ = (
+        "core_id",
+        "i_mmap",
+        "nr_open",
+        "owner_uid",
+        "seals",
+        "size",
+        "writable_mappings",
+    )
 
-    def __init__(self, core_id: int, size: int, seals: int = F_SEAL_SEAL) -> None:
+    def __init__(
+        self, core_id: int, size: int, seals: int = F_SEAL_SEAL, *, owner_uid: int | None = None
+    ) -> None:
         self.core_id = core_id  # names its page cache; 0 has none
         self.size = size  # bytes
         self.seals = seals  # F_SEAL_*; only a memfd made so may be sealed
+        self.owner_uid = owner_uid  # who may write it besides root; None: everybody, as with shmem
         self.nr_open = 0  # descriptors of it, in all tables
         self.writable_mappings = 0  # i_mmap_writable: VM_SHARED|VM_MAYWRITE mappings
         self.i_mmap: dict[VmArea, MmStruct] = {}  # who maps it; in order of mapping

@@ -161,6 +161,7 @@ def _write_inode(inode: Inode) -> Plain:
         "core_id": inode.core_id,
         "size": inode.size,
         "seals": inode.seals,
+        "owner_uid": inode.owner_uid,
         "writable_mappings": inode.writable_mappings,
         "i_mmap": [[mm.id, vma.id] for vma, mm in inode.i_mmap.items()],
     }
@@ -296,7 +297,7 @@ def _pair(row: list[int] | None) -> tuple[int, int] | None:
 
 
 def _read_inode(row: Plain) -> Inode:
-    inode = Inode(row["core_id"], row["size"], row["seals"])
+    inode = Inode(row["core_id"], row["size"], row["seals"], owner_uid=row["owner_uid"])
     inode.writable_mappings = row["writable_mappings"]
     return inode
 

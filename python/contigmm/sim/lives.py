@@ -21,6 +21,8 @@ from contigmm.syscalls.fork import fork as fork_task
 # include/uapi/linux/capability.h, v6.18: those that memory management asks for.
 CAPABILITIES: Final = frozenset(
     {
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
         "CAP_IPC_LOCK",
         "CAP_SYS_ADMIN",
         "CAP_SYS_NICE",

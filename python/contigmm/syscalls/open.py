@@ -48,7 +48,8 @@ def open(task: "Task", flags: int, path: bytes) -> int:
     if inode is None:
         if not flags & O_CREAT:
             raise SyscallError(ENOENT, Reason.NO_SUCH_FILE)
-        inode = directory[name] = Inode(task.mm.memory.file_create(shmem=False, size=0), 0)
+        core_id = task.mm.memory.file_create(shmem=False, size=0)
+        inode = directory[name] = Inode(core_id, 0, owner_uid=task.uid)
     elif flags & O_CREAT and flags & O_EXCL:
         raise SyscallError(EEXIST, Reason.FILE_EXISTS)
     mode = flags & O_ACCMODE

@@ -6,6 +6,7 @@ only what the program can influence.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 SMAPS_FIELDS: Final = ("Rss", "Anonymous", "AnonHugePages", "Locked")
@@ -74,17 +75,46 @@ def _entry_differs(truth: Any, ours: Any, *, child: bool, counters: bool) -> str
     return ""
 
 
-def first_difference(program: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Say where the simulated run first parts from the recorded one; '' where nowhere."""
+@dataclass(slots=True)
+class Comparison:
+    """How one program's run compares with its truth."""
+
+    first: str = ""
+    """Where the simulated run first parts from the recorded one; '' where nowhere."""
+    cells: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """By call and recorded outcome: operations compared, and of those equal."""
+
+    def count(self, call: str, outcome: str, *, equal: bool) -> None:
+        """Count one operation."""
+        compared, agreeing = self.cells.get((call, outcome), (0, 0))
+        self.cells[call, outcome] = compared + 1, agreeing + equal
+
+
+def _outcome(truth: Any) -> str:
+    """What the kernel answered, in a word: ``ok``, an errno or a signal with its code."""
+    if truth is None:
+        return "not run"
+    if "sig" in truth:
+        return f"{truth['sig']} {truth['code']}"
+    return str(truth.get("err", "skipped" if "skip" in truth else "ok"))
+
+
+def compare(program: dict[str, Any], ours: dict[str, Any]) -> Comparison:
+    """Compare every operation of a program, and what is left at its end."""
     counters = not program.get("unstable")
     truths, mine = program["truth"], ours["truth"]
+    comparison = Comparison()
     for number, (name, child) in enumerate(_parents(program["ops"])):
         aspect = _entry_differs(truths[number], mine[number], child=child, counters=counters)
-        if aspect:
-            return f"{program['id']} operation {number}, {name}: {aspect}"
+        comparison.count(name, _outcome(truths[number]), equal=not aspect)
+        if aspect and not comparison.first:
+            comparison.first = f"{program['id']} operation {number}, {name}: {aspect}"
     final = program.get("final", {})
     aspect = _snapshot_differs(final, ours["final"], child=False, counters=counters)
-    return f"{program['id']} at its end: {aspect}" if aspect else ""
+    comparison.count("end", "ok", equal=not aspect)
+    if aspect and not comparison.first:
+        comparison.first = f"{program['id']} at its end: {aspect}"
+    return comparison
 
 
 def has_truth(program: dict[str, Any]) -> bool:

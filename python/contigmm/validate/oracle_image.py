@@ -129,7 +129,8 @@ def _open_files(task: Task, files: list[dict[str, Any]]) -> None:
     for slot, spec in enumerate(files):
         is_memfd = spec["kind"] == "memfd"
         size = spec["size"]
-        inode = Inode(_patterned(memory, slot, size, shmem=is_memfd), size, seals=0)
+        core_id = _patterned(memory, slot, size, shmem=is_memfd)
+        inode = Inode(core_id, size, seals=0, owner_uid=None if is_memfd else 0)
         if is_memfd:
             file: Backing = MemFd(f"/memfd:f{slot} (deleted)", inode)
         else:

@@ -7,15 +7,13 @@ use crate::fault::{FaultContext, GFP_ANON};
 use crate::gfp::Gfp;
 use crate::mem_map::page_flags;
 use crate::memory::Memory;
-use crate::page_cache::{FileId, FileKind};
+use crate::page_cache::{FileId, FileKind, MAX_READ_AHEAD};
 use crate::page_table::{LeafId, PTRS_PER_TABLE, Pte, slot_of};
 use crate::units::{Cpu, Order, Pfn};
 use crate::vmstat::VmEvent;
 
 /// Pages mapped around a read fault: `fault_around_pages`, 64 KiB.
 const FAULT_AROUND_PAGES: u64 = 16;
-/// Pages read around a missing page of a disk's file: `ra_pages` of 128 KiB.
-const READ_AROUND_PAGES: u32 = 32;
 /// `VM_EXEC`, include/linux/mm.h v6.12.
 const VM_EXEC: u64 = 1 << 2;
 /// `VM_SEQ_READ` and `VM_RAND_READ`, include/linux/mm.h v6.12.
@@ -83,7 +81,10 @@ impl Memory {
         index: u32,
     ) -> Result<Pte, Cause> {
         let source = match self.owners.cache.file(file).lookup(index) {
-            Some(pfn) => pfn,
+            Some(pfn) => {
+                self.map.add_flags(pfn, page_flags::UPTODATE); // shmem_get_folio_gfp() clears it
+                pfn
+            }
             None => self.sync_mmap_readahead(f, file, index)?,
         };
         let fill = self.owners.cache.file(file).fill_of(index);
@@ -110,10 +111,10 @@ impl Memory {
         let back = if f.vma.has(VM_SEQ_READ | VM_EXEC) {
             0
         } else {
-            READ_AROUND_PAGES / 2
+            MAX_READ_AHEAD / 2
         };
         let start = index.saturating_sub(back);
-        let mut end = u64::from(start + READ_AROUND_PAGES).min(object.end_index());
+        let mut end = u64::from(start + MAX_READ_AHEAD).min(object.end_index());
         if f.vma.has(VM_EXEC) && !f.vma.has(VM_SEQ_READ) {
             end = end.min(f.vma.index_of(f.vma.end_vpn));
         }

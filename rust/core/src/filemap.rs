@@ -10,9 +10,6 @@ use crate::memory::Memory;
 use crate::page_cache::{FileId, FileKind, FileSpec};
 use crate::units::{Cpu, Pfn};
 
-/// Pages that a read from the start of a disk's file brings in: `get_init_ra_size()`, one page asked.
-const INITIAL_READ_AHEAD: u64 = 4;
-
 /// Who uses a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -96,15 +93,16 @@ impl Memory {
         let (index, at) = page_and_offset(offset);
         let object = self.owners.cache.file(file);
         let fill = object.fill_of(index);
+        if object.kind == FileKind::Shmem {
+            // shmem_file_read_iter() makes no page of a hole, and fills none that was reserved
+            return Ok(Some(match object.lookup(index) {
+                Some(pfn) => self.owners.contents.read(&self.map, pfn, fill, at),
+                None => fill.at(at),
+            }));
+        }
         if object.lookup(index).is_none() {
-            if object.kind == FileKind::Shmem {
-                return Ok(Some(fill.at(at))); // shmem_file_read_iter() makes no page of a hole
-            }
-            if index == 0 {
-                // page_cache_sync_ra(): a file read from its start will be read further
-                let nr = object.end_index().min(INITIAL_READ_AHEAD);
-                self.cache_insert(file, cpu, 0, u32::try_from(nr).expect("a few pages"));
-            }
+            let nr = object.read_ahead(index);
+            self.cache_insert(file, cpu, index, nr);
         }
         let pfn = self.file_page(file, cpu, index)?;
         Ok(Some(self.owners.contents.read(&self.map, pfn, fill, at)))

@@ -13,6 +13,10 @@ use crate::contents::{Fill, PAGE_SIZE};
 use crate::units::Pfn;
 
 const CHUNK_PAGES: u32 = 64;
+/// Pages that a read from the start of a disk's file brings in: `get_init_ra_size()`, one page asked.
+const INITIAL_READ_AHEAD: u32 = 4;
+/// `ra_pages` of 128 KiB: nothing reads further ahead.
+pub(crate) const MAX_READ_AHEAD: u32 = 32;
 
 /// A file, named by a number that is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +89,23 @@ impl File {
     pub fn lookup(&self, index: u32) -> Option<Pfn> {
         let chunk = self.chunks.get(&(index / CHUNK_PAGES))?;
         Some(chunk.pfns[(index % CHUNK_PAGES) as usize]).filter(|&pfn| pfn != Pfn::NONE)
+    }
+
+    /// Pages to read from an absent one on, itself included, when one byte of it is read:
+    /// `page_cache_sync_ra()`, mm/readahead.c. A file read from its start will be read further, and so
+    /// will one whose pages before this are cached, twice as far if that is all of them.
+    pub fn read_ahead(&self, index: u32) -> u32 {
+        let before = (index.saturating_sub(MAX_READ_AHEAD)..index).rev();
+        let cached = before.take_while(|&at| self.lookup(at).is_some()).count();
+        let cached = u32::try_from(cached).expect("at most as many as are read ahead");
+        let wanted = match cached {
+            _ if index == 0 => INITIAL_READ_AHEAD,
+            0 | 1 => 1,
+            _ if cached == index => 2 * cached + 1,
+            _ => cached + 1,
+        };
+        let left = self.end_index().saturating_sub(u64::from(index));
+        u32::try_from(left).map_or(MAX_READ_AHEAD, |left| wanted.min(MAX_READ_AHEAD).min(left))
     }
 
     /// Puts a frame in for a page that has none: `filemap_add_folio()`.
