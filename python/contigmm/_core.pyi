@@ -10,7 +10,16 @@ from typing import TypedDict, final, type_check_only
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CoreError", "InvariantError", "KmemReplay", "Memory", "VmaIndex", "frag_study"]
+__all__ = [
+    "CoreError",
+    "InvariantError",
+    "KmemReplay",
+    "Memory",
+    "VmaIndex",
+    "contention_study",
+    "default_costs",
+    "frag_study",
+]
 
 class CoreError(OSError):
     """The core refused. ``errno`` is Linux's number, ``cause`` says which rule it was.
@@ -721,4 +730,31 @@ def frag_study(
 
     Raises:
         ValueError: A share is above 1000, there is no such policy, or no machine is so large.
+    """
+
+def default_costs() -> dict[str, int]:
+    """Return what each step costs unless a machine is told otherwise.
+
+    ``CostModel``, rust/core/src/cost.rs: in simulated nanoseconds, ``*_ps`` in picoseconds.
+    """
+
+def contention_study(
+    *,
+    frames: int,
+    cpu_nodes: list[int],
+    order: int,
+    blocks: int,
+    batch: int | None,
+    costs: str,
+) -> tuple[int, int, int]:
+    """Let CPUs allocate ``blocks`` blocks of 2^order frames each from one zone on node 0.
+
+    ``batch``: frames of a refill of single frames, fixed; None for Linux's tuning since 6.7.
+    ``costs``: ``CostModel`` as JSON.
+
+    Returns:
+        Simulated ns of all CPUs together, blocks, and how often the zone's lock was taken.
+
+    Raises:
+        ValueError: No such machine, too little memory for the blocks, or unusable costs.
     """

@@ -3,6 +3,7 @@
 import json
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -71,3 +72,47 @@ def llfree_frag(
         print(dumps(report, version=version("contigmm")))
     for line in summary_lines(report):
         print(line, file=sys.stderr if as_json else sys.stdout)
+
+
+@app.command("contention")
+def contention(
+    *,
+    cpus: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Numbers of CPUs, 1 to 1024.")
+    ] = "1,2,4,8,16,26,32,64,128,256",
+    orders: Annotated[str, typer.Option(metavar="N,N,...", help="Orders, 0 to 10.")] = "0,9",
+    costs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What steps cost, as `contigmm calibrate` writes it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Simulate CPUs that want one zone's lock: ns per allocation, beside a published curve."""
+    from contigmm.sim.costs import CostsError, read_costs
+    from contigmm.study.contention import ContentionError, dumps, summary_lines
+    from contigmm.study.contention import contention as run
+
+    try:
+        report = run(
+            cpus=_numbers(cpus, 1, 1024),
+            orders=_numbers(orders, 0, 10),
+            costs=None if costs is None else read_costs(costs),
+        )
+    except (ContentionError, CostsError) as error:
+        raise CommandError(str(error), status=UNUSABLE) from error
+    if as_json:
+        print(dumps(report, version=version("contigmm")))
+    for line in summary_lines(report):
+        print(line, file=sys.stderr if as_json else sys.stdout)
+
+
+def _numbers(text: str, low: int, high: int) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise CommandError(f"{text!r} is no list of numbers.", status=UNUSABLE) from error
+    if any(not low <= number <= high for number in numbers):
+        raise CommandError(
+            f"{text!r} must be numbers from {low} to {high}, separated by commas.", status=UNUSABLE
+        )
+    return numbers

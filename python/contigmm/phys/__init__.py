@@ -8,6 +8,8 @@ from contigmm._core import (
     KmemReplay,
     Memory,
     VmaIndex,
+    contention_study,
+    default_costs,
     frag_study,
 )
 
@@ -24,7 +26,18 @@ if TYPE_CHECKING:  # types of the stub only
         "Replayed",
         "VmaIndex",
         "ZoneCounters",
+        "contention_study",
+        "default_costs",
         "frag_study",
     ]
 else:
-    __all__ = ["CoreError", "InvariantError", "KmemReplay", "Memory", "VmaIndex", "frag_study"]
+    __all__ = [
+        "CoreError",
+        "InvariantError",
+        "KmemReplay",
+        "Memory",
+        "VmaIndex",
+        "contention_study",
+        "default_costs",
+        "frag_study",
+    ]

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from contigmm.description import MachineDescription, ZoneDescription
-from contigmm.phys import Memory
+from contigmm.phys import Memory, default_costs
 from contigmm.sim.background import import_layout
 
 
@@ -34,23 +34,8 @@ def core_spec(
     if "direct_reclaim" in settings:
         spec["direct_reclaim"] = bool(settings["direct_reclaim"])
     if not costs:
-        spec["costs"] = dict.fromkeys(COSTS, 0)
+        spec["costs"] = dict.fromkeys(default_costs(), 0)
     return spec
-
-
-#: Steps of ``CostModel``, rust/core/src/clock.rs.
-COSTS = (
-    "alloc_ns",
-    "pcp_ns",
-    "lock_ns",
-    "buddy_ns",
-    "zero_ns",
-    "copy_ns",
-    "fault_ns",
-    "syscall_ns",
-    "pte_ns",
-    "scan_ns",
-)
 
 
 def _zone_spec(zone: ZoneDescription) -> dict[str, Any]:

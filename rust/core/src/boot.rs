@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::clock::{Clocks, CostModel};
+use crate::clock::{Clocks, ZoneLock};
+use crate::cost::CostModel;
 use crate::fallback::Tuning;
 use crate::free_area::{FreeArea, Side};
 use crate::mem_map::{MemMap, PageClass, aligned_blocks};
@@ -344,8 +345,8 @@ impl Memory {
             map,
             zones,
             zonelists,
+            clock: Clocks::new(cpu_nodes.clone(), spec.costs),
             cpu_nodes,
-            clock: Clocks::new(spec.nr_cpus, spec.costs),
             vmstat: VmStat::default(),
             tuning,
             reclaim: crate::reclaim::ReclaimQueue::default(),
@@ -487,7 +488,7 @@ fn boot_zone(
         pcp_limits: PcpLimits::default(),
         free_high_batch: true,
         avoid_fragment: false,
-        lock_free_at_ns: 0,
+        lock: ZoneLock::default(),
         numa: NumaStat::default(),
         compact: crate::compaction::CompactState::default(),
     };

@@ -121,7 +121,7 @@ impl Zone {
         // The lock is free when each of the others comes.
         let each = alloc_ns + zero_ns + u64::from(costs.lock_ns) + u64::from(costs.buddy_ns);
         let others = u64::from(nr - 1) * each;
-        self.lock_free_at_ns += others;
+        self.lock.free_at_ns += others;
         with.clock.charge(plain.cpu, others + zero_ns);
         nr
     }

@@ -1,53 +1,35 @@
-//! Simulated time: a clock for each CPU, and what each step of the allocator costs. Integers only.
+//! Simulated time: a clock for each CPU, and a queue before each zone's lock. Integers only.
 //!
 //! A CPU that wants a zone's lock waits until the lock is free, so contention is seen on machines
-//! with many CPUs although the simulation is one thread.
+//! with many CPUs although the simulation is one thread. Whoever lets the CPU go on that is furthest
+//! behind, as `contention` does, serves the lock first come, first served, as Linux's queued
+//! spinlock does (kernel/locking/qspinlock.c v6.12).
 #![allow(clippy::inline_always)] // see page_alloc
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Cpu;
+use crate::cost::CostModel;
+use crate::units::{Cpu, NodeId};
 
-/// Simulated nanoseconds of each step. Measured magnitudes of a current x86-64 server, not of a
-/// particular one; a machine description may replace them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CostModel {
-    /// Entering and leaving the allocator: zonelist, watermark.
-    pub alloc_ns: u32,
-    /// Taking from or putting on a per-CPU list.
-    pub pcp_ns: u32,
-    /// Taking and releasing an uncontended zone lock.
-    pub lock_ns: u32,
-    /// Under the lock: one block taken or freed.
-    pub buddy_ns: u32,
-    /// Zeroing a frame.
-    pub zero_ns: u32,
-    /// Copying a frame.
-    pub copy_ns: u32,
-    /// A page fault, without the frame.
-    pub fault_ns: u32,
-    /// Entering and leaving a system call.
-    pub syscall_ns: u32,
-    /// One page-table entry set or cleared.
-    pub pte_ns: u32,
-    /// One frame looked at by a scanner of compaction or reclaim.
-    pub scan_ns: u32,
+/// The lock of a zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZoneLock {
+    /// When it is free again.
+    pub free_at_ns: u64,
+    /// Who held it last; [`Self::NOBODY`] had it.
+    pub(crate) holder: u16,
 }
 
-impl Default for CostModel {
+impl ZoneLock {
+    /// No CPU: machines have at most 65,535.
+    pub(crate) const NOBODY: u16 = u16::MAX;
+}
+
+impl Default for ZoneLock {
     fn default() -> Self {
         Self {
-            alloc_ns: 40,
-            pcp_ns: 15,
-            lock_ns: 20,
-            buddy_ns: 30,
-            zero_ns: 100,
-            copy_ns: 200,
-            fault_ns: 400,
-            syscall_ns: 100,
-            pte_ns: 8,
-            scan_ns: 10,
+            free_at_ns: 0,
+            holder: Self::NOBODY,
         }
     }
 }
@@ -58,15 +40,27 @@ pub struct Clocks {
     now_ns: Vec<u64>,
     /// What steps cost.
     pub costs: CostModel,
+    /// The node of each CPU, which the description tells.
+    #[serde(skip)]
+    nodes: Vec<NodeId>,
 }
 
 impl Clocks {
-    /// `nr_cpus` clocks at 0.
-    pub fn new(nr_cpus: u16, costs: CostModel) -> Self {
+    /// Clocks at 0, one for each CPU of these nodes.
+    pub fn new(nodes: Vec<NodeId>, costs: CostModel) -> Self {
         Self {
-            now_ns: vec![0; usize::from(nr_cpus)],
+            now_ns: vec![0; nodes.len()],
             costs,
+            nodes,
         }
+    }
+
+    /// Takes the times of a snapshot; none if they are those of another number of CPUs.
+    pub(crate) fn with_times(self, saved: Self) -> Option<Self> {
+        (saved.now_ns.len() == self.nodes.len()).then_some(Self {
+            nodes: self.nodes,
+            ..saved
+        })
     }
 
     /// Number of CPUs.
@@ -104,12 +98,33 @@ impl Clocks {
         *now = (*now).max(ns);
     }
 
-    /// Works for `before_ns`, then waits for a lock and holds it for `hold_ns`.
+    /// Works for `before_ns`, then waits for a lock, fetches it, and holds it for `hold_ns`.
     #[inline(always)]
-    pub fn hold_lock(&mut self, cpu: Cpu, free_at_ns: &mut u64, before_ns: u64, hold_ns: u64) {
+    pub fn hold_lock(&mut self, cpu: Cpu, lock: &mut ZoneLock, before_ns: u64, hold_ns: u64) {
+        let fetch_ns = if lock.holder == cpu.0 {
+            0
+        } else {
+            self.hand_over(cpu, lock)
+        };
         let now = &mut self.now_ns[usize::from(cpu.0)];
-        let held_from = (*now + before_ns).max(*free_at_ns);
+        let held_from = (*now + before_ns).max(lock.free_at_ns) + fetch_ns;
         *now = held_from + u64::from(self.costs.lock_ns) + hold_ns;
-        *free_at_ns = *now;
+        lock.free_at_ns = *now;
+    }
+
+    /// Makes the CPU the holder; returns how long what it needs is under way.
+    #[cold]
+    fn hand_over(&self, cpu: Cpu, lock: &mut ZoneLock) -> u64 {
+        let before = std::mem::replace(&mut lock.holder, cpu.0);
+        let node = |at: u16| self.nodes.get(usize::from(at));
+        let costs = &self.costs;
+        let ns = if before == ZoneLock::NOBODY {
+            0
+        } else if node(before) == node(cpu.0) {
+            costs.handover_ns
+        } else {
+            costs.handover_far_ns
+        };
+        u64::from(ns)
     }
 }

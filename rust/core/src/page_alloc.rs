@@ -398,15 +398,21 @@ impl Zone {
         ac: &AllocContext,
         flags: AllocFlags,
     ) -> Option<Pfn> {
-        self.work_locked(with.clock, ac.cpu, u64::from(with.clock.costs.alloc_ns), 1);
+        let alloc_ns = u64::from(with.clock.costs.alloc_ns);
         if flags.has(AllocFlags::HIGHATOMIC) {
             let pfn = self.rmqueue_reserved(with.map, ac.order);
             if pfn.is_some() {
+                self.work_locked(with.clock, ac.cpu, alloc_ns, 1);
                 return pfn;
             }
         }
         let mut mode = RmqueueMode::Normal;
+        let fallbacks = with.vmstat.fallbacks();
         let pfn = self.rmqueue(with, ac.order, ac.migratetype, flags, &mut mode);
+        let fallbacks = with.vmstat.fallbacks() - fallbacks;
+        let hold_ns = with.clock.costs.locked_ns(1, fallbacks);
+        with.clock
+            .hold_lock(ac.cpu, &mut self.lock, alloc_ns, hold_ns);
         if pfn.is_none() && flags.has(AllocFlags::OOM.with(AllocFlags::NON_BLOCK)) {
             return self.rmqueue_reserved(with.map, ac.order);
         }
@@ -427,8 +433,8 @@ impl Zone {
         before_ns: u64,
         blocks: u32,
     ) {
-        let hold_ns = u64::from(clock.costs.buddy_ns) * u64::from(blocks);
-        clock.hold_lock(cpu, &mut self.lock_free_at_ns, before_ns, hold_ns);
+        let hold_ns = clock.costs.locked_ns(blocks, 0);
+        clock.hold_lock(cpu, &mut self.lock, before_ns, hold_ns);
     }
 }
 

@@ -313,13 +313,16 @@ impl Zone {
         let pcp = &mut self.pcps[cpu];
         let count = pcp.nr_alloc(self.pcp_limits, self.below_high, ac.order);
         let mut list = std::mem::take(&mut pcp.lists[pindex]);
+        let fallbacks = with.vmstat.fallbacks();
         let blocks = self.rmqueue_bulk(&mut with, &ac, flags, count, &mut list);
         let pfn = list.pop_front();
         let pcp = &mut self.pcps[cpu];
         pcp.lists[pindex] = list;
         pcp.count += (blocks - u32::from(pfn.is_some())) << ac.order.get();
         with.vmstat.count(VmEvent::PcpRefill, 1);
-        self.work_locked(with.clock, ac.cpu, 0, blocks);
+        let fallbacks = with.vmstat.fallbacks() - fallbacks;
+        let hold_ns = with.clock.costs.refill_ns(blocks, ac.order, fallbacks);
+        with.clock.hold_lock(ac.cpu, &mut self.lock, 0, hold_ns);
         pfn.map(Pfn)
     }
 

@@ -29,7 +29,7 @@ use crate::vmstat::{VmEvent, VmStat};
 use crate::zone::Zone;
 
 /// First bytes of every snapshot; the last one is the version.
-const MAGIC: &[u8; 8] = b"contigm\x03";
+const MAGIC: &[u8; 8] = b"contigm\x04";
 const DIGEST_BYTES: usize = 32;
 const ZSTD_LEVEL: i32 = 1;
 
@@ -101,10 +101,10 @@ impl Memory {
         let mut reader = Reader::new(body);
         let spec: BootSpec = get_json(&mut reader)?;
         let mut memory = Self::boot(&spec).map_err(|error| SnapshotError::new(error.0))?;
-        memory.clock = get_json(&mut reader)?;
-        if memory.clock.nr_cpus() != spec.nr_cpus {
-            return Err(SnapshotError::new("its clocks are not this machine's"));
-        }
+        memory.clock = memory
+            .clock
+            .with_times(get_json(&mut reader)?)
+            .ok_or_else(|| SnapshotError::new("its clocks are not this machine's"))?;
         memory.reclaim = get_json(&mut reader)?;
         let mut counters = [0; VmEvent::COUNT];
         for counter in &mut counters {
@@ -157,7 +157,8 @@ fn encode_zone(writer: &mut Writer, map: &MemMap, zone: &Zone) {
     );
     writer.number(zone.nr_reserved_highatomic);
     writer.number(zone.watermark_boost);
-    writer.number(zone.lock_free_at_ns);
+    writer.number(zone.lock.free_at_ns);
+    writer.number(zone.lock.holder);
     writer.flag(zone.below_high);
     writer.flag(zone.boosted_watermark);
     writer.flag(zone.reclaim_active);
@@ -198,7 +199,8 @@ fn decode_zone(reader: &mut Reader<'_>, zone: &mut Zone) -> Result<FreeLists, Sn
     }
     zone.nr_reserved_highatomic = reader.number()?;
     zone.watermark_boost = reader.number()?;
-    zone.lock_free_at_ns = reader.number()?;
+    zone.lock.free_at_ns = reader.number()?;
+    zone.lock.holder = reader.number()?;
     zone.below_high = reader.flag()?;
     zone.boosted_watermark = reader.flag()?;
     zone.reclaim_active = reader.flag()?;

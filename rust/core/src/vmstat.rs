@@ -137,6 +137,12 @@ impl VmStat {
         self.0[event as usize]
     }
 
+    /// Blocks that came from pageblocks of another migratetype.
+    #[inline]
+    pub(crate) const fn fallbacks(&self) -> u64 {
+        self.0[VmEvent::PageblockClaim as usize] + self.0[VmEvent::PageSteal as usize]
+    }
+
     /// Every counter with its name, in the order of [`VmEvent::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         VmEvent::ALL

@@ -6,6 +6,7 @@
 //! [`Order::MAX`] unless their pageblocks may not merge.
 #![allow(clippy::inline_always)] // see page_alloc
 
+use crate::clock::ZoneLock;
 use crate::compaction::CompactState;
 use crate::free_area::{FreeArea, Side};
 use crate::mem_map::MemMap;
@@ -69,8 +70,8 @@ pub struct Zone {
     /// Whether requests that prefer this zone look for a whole pageblock elsewhere before they mix
     /// types in one: `alloc_flags_nofragment()`.
     pub avoid_fragment: bool,
-    /// When the zone's lock is free again.
-    pub lock_free_at_ns: u64,
+    /// `zone->lock`.
+    pub lock: ZoneLock,
     /// Where allocations were wanted and taken.
     pub numa: NumaStat,
     /// What compaction remembers between runs.

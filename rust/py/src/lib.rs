@@ -18,7 +18,7 @@ mod _core {
     #[pymodule_export]
     use super::memory::replay::KmemReplay;
     #[pymodule_export]
-    use super::study::frag_study;
+    use super::study::{contention_study, default_costs, frag_study};
     #[pymodule_export]
     use super::vma_index::VmaIndex;
 

@@ -1,6 +1,9 @@
 //! Experiments that run whole in the core.
 
+use contigmm_core::contention::{self, Contention, ContentionSpec};
+use contigmm_core::cost::CostModel;
 use contigmm_core::frag_study::{FragResult, FragSpec, run_linux, run_trees};
+use contigmm_core::units::Order;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -59,4 +62,50 @@ pub fn frag_study<'py>(
         }
     };
     to_dict(py, &result)
+}
+
+/// The costs that a machine has when none are given, by name.
+#[pyfunction]
+pub fn default_costs(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, value) in CostModel::default().iter() {
+        dict.set_item(name, value)?;
+    }
+    Ok(dict)
+}
+
+/// Lets many CPUs allocate from one zone, without the GIL.
+#[pyfunction]
+#[pyo3(signature = (*, frames, cpu_nodes, order, blocks, batch, costs))]
+pub fn contention_study(
+    py: Python<'_>,
+    frames: u32,
+    cpu_nodes: Vec<u8>,
+    order: u8,
+    blocks: u32,
+    batch: Option<u32>,
+    costs: &str,
+) -> PyResult<(u64, u64, u64)> {
+    let refuse = |what: String| PyValueError::new_err(what);
+    if !(1..=1 << 10).contains(&cpu_nodes.len()) || batch == Some(0) {
+        return Err(refuse(
+            "1 to 1024 CPUs and a batch of at least 1 are needed".to_owned(),
+        ));
+    }
+    let spec = ContentionSpec {
+        frames,
+        cpu_nodes,
+        order: Order::new(order).map_err(|err| refuse(err.to_string()))?,
+        blocks,
+        batch,
+        costs: CostModel::from_json(costs).map_err(|err| refuse(err.to_string()))?,
+    };
+    let Contention {
+        total_ns,
+        blocks,
+        holds,
+    } = py
+        .detach(|| contention::run(&spec))
+        .map_err(|err| refuse(err.to_string()))?;
+    Ok((total_ns, blocks, holds))
 }
