@@ -15,6 +15,7 @@ import typer
 from contigmm.cli import (
     answers,
     bench,
+    calibrate,
     capture,
     journal,
     load,
@@ -75,6 +76,7 @@ app.command(
 )(journal.journal)
 app.command("load")(load.load)
 app.command("capture")(capture.capture)
+app.command("calibrate")(calibrate.calibrate)
 app.add_typer(validate.app, name="validate")
 app.add_typer(replay.app, name="replay")
 app.add_typer(study.app, name="study")

@@ -6,6 +6,7 @@ from typing import Any
 from contigmm.description import MachineDescription, ZoneDescription
 from contigmm.phys import Memory, default_costs
 from contigmm.sim.background import import_layout
+from contigmm.sim.costs import costs_of
 
 
 def core_spec(
@@ -33,7 +34,9 @@ def core_spec(
         spec["thp"] = settings["transparent_hugepage"] != "never"
     if "direct_reclaim" in settings:
         spec["direct_reclaim"] = bool(settings["direct_reclaim"])
-    if not costs:
+    if costs:
+        spec["costs"] = costs_of(settings)
+    else:
         spec["costs"] = dict.fromkeys(default_costs(), 0)
     return spec
 

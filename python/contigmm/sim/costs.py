@@ -1,14 +1,19 @@
 """What steps of the allocator cost: files that ``contigmm calibrate`` writes."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from contigmm.description import MachineDescription
 from contigmm.errors import ContigmmError
 from contigmm.phys import default_costs
 
 SCHEMA: Final = "costs/1"
 _U32_MAX: Final = 2**32 - 1
+#: A setting of a machine that says what a step costs begins so.
+_SETTING: Final = "cost_"
 
 
 class CostsError(ContigmmError):
@@ -48,3 +53,23 @@ def checked_costs(told: object, source: str) -> dict[str, int]:
             raise CostsError(f"{source}: {name} is {value!r}, no number from 0 to {_U32_MAX}.")
         costs[name] = value
     return costs
+
+
+def with_costs(description: MachineDescription, costs: Mapping[str, int]) -> MachineDescription:
+    """Return the same machine with these costs, as settings."""
+    told = {_SETTING + name: value for name, value in costs.items()}
+    return replace(description, settings={**description.settings, **told})
+
+
+def costs_of(settings: Mapping[str, int | str]) -> dict[str, int]:
+    """Return the costs that a machine's settings tell, and the defaults of the others.
+
+    Raises:
+        CostsError: a setting names no step, or is no number of ns that a step can take.
+    """
+    told = {
+        name.removeprefix(_SETTING): value
+        for name, value in settings.items()
+        if name.startswith(_SETTING)
+    }
+    return checked_costs(told, "The machine's settings")
