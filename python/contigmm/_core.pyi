@@ -147,6 +147,13 @@ class Memory:
             CoreError: EINVAL, no such CPU.
         """
 
+    def decay_pcp(self, *, cpu: int = 0) -> None:
+        """Do to a CPU's lists what the kernel does each second: lower ``high``, free what is over.
+
+        Raises:
+            CoreError: EINVAL, no such CPU.
+        """
+
     def set_direct_reclaim(self, on: bool) -> None:
         """Say whether requests that may wait compact and reclaim before they are refused."""
 
@@ -512,6 +519,9 @@ class Memory:
 
     def buddyinfo(self) -> npt.NDArray[np.uint64]:
         """Count free blocks: [zone, order], zones as in :meth:`zones`."""
+
+    def pcp_frames(self) -> npt.NDArray[np.uint64]:
+        """Count frames on per-CPU lists: [zone, CPU, order of the blocks]; no CPU without lists."""
 
     def free_by_type(self) -> npt.NDArray[np.uint64]:
         """Count free blocks: [zone, migratetype, order]."""

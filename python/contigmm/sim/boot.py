@@ -1,6 +1,7 @@
 """From a description to physical memory."""
 
 import json
+import re
 from typing import Any
 
 from contigmm.description import MachineDescription, ZoneDescription
@@ -34,11 +35,28 @@ def core_spec(
         spec["thp"] = settings["transparent_hugepage"] != "never"
     if "direct_reclaim" in settings:
         spec["direct_reclaim"] = bool(settings["direct_reclaim"])
+    if release_of(description.kernel) >= _FREE_HIGH_HALF_MIN:
+        spec["pcp"] = {"free_high_half_min": True}
     if costs:
         spec["costs"] = costs_of(settings)
     else:
         spec["costs"] = dict.fromkeys(default_costs(), 0)
     return spec
+
+
+#: Since then runs of frees of orders 1 to 3 empty a CPU's list only after half of ``high_min`` and
+#: a batch: mm/page_alloc.c:free_frozen_page_commit(), v6.16.
+_FREE_HIGH_HALF_MIN = (6, 16)
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
+
+
+def release_of(kernel: str) -> tuple[int, int]:
+    """Return the version and patch level of a release like ``6.18.44-fc``; (0, 0) if it has none.
+
+    ``kernel`` may be the first words of /proc/version too.
+    """
+    found = _RELEASE.search(kernel)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _zone_spec(zone: ZoneDescription) -> dict[str, Any]:

@@ -61,6 +61,7 @@ pub struct ZoneSpec {
 /// Per-CPU lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // switches that do not depend on each other
 pub struct PcpSpec {
     /// Whether there are any.
     pub enabled: bool,
@@ -70,6 +71,9 @@ pub struct PcpSpec {
     pub run_refill: bool,
     /// `PCPF_FREE_HIGH_BATCH`: each CPU's slice of the data caches holds more than three batches.
     pub free_high_batch: bool,
+    /// Frees of orders 1 to 3 empty a list only after half of `high_min` and a batch were freed in a
+    /// row, not after a batch: the rule since v6.16.
+    pub free_high_half_min: bool,
 }
 
 impl Default for PcpSpec {
@@ -79,6 +83,7 @@ impl Default for PcpSpec {
             high_fraction: 0,
             run_refill: true,
             free_high_batch: true,
+            free_high_half_min: false,
         }
     }
 }
@@ -392,6 +397,7 @@ impl Memory {
             let dma32 = self.zonelists.nr_nodes() == 1 || self.zonelists.has_dma32(zone.node);
             zone.avoid_fragment = zone.kind == ZoneKind::Normal && dma32;
             zone.free_high_batch = self.spec.pcp.free_high_batch;
+            zone.free_high_half_min = self.spec.pcp.free_high_half_min;
             if self.spec.pcp.enabled {
                 zone.pcps = vec![Pcp::default(); usize::from(self.spec.nr_cpus)];
             }
@@ -487,6 +493,7 @@ fn boot_zone(
         pcps: Vec::new(),
         pcp_limits: PcpLimits::default(),
         free_high_batch: true,
+        free_high_half_min: false,
         avoid_fragment: false,
         lock: ZoneLock::default(),
         numa: NumaStat::default(),

@@ -85,6 +85,19 @@ impl Memory {
         self.zones.iter().map(row).collect()
     }
 
+    /// Frames on per-CPU lists by zone, CPU and order of the blocks.
+    pub fn pcp_frames(&self) -> Vec<Vec<[u64; Order::COUNT]>> {
+        let row = |pcp: &crate::pcp::Pcp| {
+            let mut frames = [0; Order::COUNT];
+            for (order, list) in pcp.lists() {
+                frames[order.index()] += (list.len() as u64) << order.get();
+            }
+            frames
+        };
+        let rows = |zone: &Zone| zone.pcps.iter().map(row).collect();
+        self.zones.iter().map(rows).collect()
+    }
+
     /// Every free block of a zone, list by list (by order, then migratetype), each list head first.
     pub fn free_blocks(&self, zone: ZoneId) -> impl Iterator<Item = FreeBlock> + '_ {
         let zone = &self.zones[zone.index()];

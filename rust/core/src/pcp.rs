@@ -432,7 +432,13 @@ impl Zone {
         pcp.count += order.nr_pages();
         let mut free_high = false;
         if order > Order::ZERO && order.get() <= PAGE_ALLOC_COSTLY_ORDER {
-            free_high = pcp.free_count >= batch
+            // free_frozen_page_commit(), mm/page_alloc.c v6.16: `batch + pcp->high_min / 2`.
+            let in_a_row = if self.free_high_half_min {
+                batch + limits.high_min / 2
+            } else {
+                batch
+            };
+            free_high = pcp.free_count >= in_a_row
                 && pcp.prev_free_high_order
                 && (!self.free_high_batch || pcp.count >= batch);
             pcp.prev_free_high_order = true;

@@ -67,6 +67,8 @@ pub struct Zone {
     pub pcp_limits: PcpLimits,
     /// `PCPF_FREE_HIGH_BATCH`: a CPU's cache slice holds more than three batches.
     pub free_high_batch: bool,
+    /// Half of `high_min` counts before frees of orders 1 to 3 empty a list: since v6.16.
+    pub free_high_half_min: bool,
     /// Whether requests that prefer this zone look for a whole pageblock elsewhere before they mix
     /// types in one: `alloc_flags_nofragment()`.
     pub avoid_fragment: bool,

@@ -103,6 +103,11 @@ impl Pair {
 const UNALIGNED: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 64, "direct_reclaim": false, "zones": [
     {"kind": "DMA32", "start_pfn": 5, "spanned": 3000, "holes": [[1100, 300]]},
     {"kind": "Normal", "start_pfn": 3005, "spanned": 5300}]}"#;
+/// The same as v6.16 has it.
+const HALF_MIN: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 64, "direct_reclaim": false,
+    "pcp": {"free_high_half_min": true}, "zones": [
+    {"kind": "DMA32", "start_pfn": 5, "spanned": 3000, "holes": [[1100, 300]]},
+    {"kind": "Normal", "start_pfn": 3005, "spanned": 5300}]}"#;
 /// Large enough for a highatomic reserve.
 const RESERVING: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 512, "direct_reclaim": false, "zones": [
     {"kind": "Normal", "start_pfn": 512, "spanned": 60000}]}"#;
@@ -134,6 +139,17 @@ proptest! {
         steps in prop::collection::vec(step(), 1..500),
     ) {
         let mut pair = Pair::boot(UNALIGNED);
+        for step in &steps {
+            pair.apply(step)?;
+            pair.compare()?;
+        }
+    }
+
+    #[test]
+    fn every_step_is_the_references_where_half_of_high_min_counts_before_a_list_is_emptied(
+        steps in prop::collection::vec(step(), 1..500),
+    ) {
+        let mut pair = Pair::boot(HALF_MIN);
         for step in &steps {
             pair.apply(step)?;
             pair.compare()?;

@@ -47,6 +47,7 @@ struct Zone {
     boost: i64,
     reserved_highatomic: i64,
     below_high: bool,
+    free_high_half_min: bool,
     lists: [[VecDeque<u32>; 6]; 11],
     pcps: Vec<Pcp>,
 }
@@ -106,6 +107,7 @@ impl Reference {
                 boost: 0,
                 reserved_highatomic: 0,
                 below_high: false,
+                free_high_half_min: zone.free_high_half_min,
                 lists: Default::default(),
                 pcps: vec![Pcp::default(); zone.pcps.len()],
             };
@@ -553,6 +555,7 @@ impl Reference {
         let mt = if mt >= MIGRATE_PCPTYPES { MOVABLE } else { mt };
         let pindex = pindex(mt, order);
         let below_high = self.zones[z].below_high;
+        let half_min = self.zones[z].free_high_half_min;
         let (batch, high_min, high_max) = self.zones[z].limits;
         let pcp = &mut self.zones[z].pcps[cpu];
         pcp.alloc_factor >>= 1;
@@ -560,7 +563,8 @@ impl Reference {
         pcp.count += 1 << order;
         let mut free_high = false;
         if order > 0 && order <= 3 {
-            free_high = pcp.free_count >= batch && pcp.prev_high_order && pcp.count >= batch;
+            let in_a_row = batch + if half_min { high_min / 2 } else { 0 };
+            free_high = pcp.free_count >= in_a_row && pcp.prev_high_order && pcp.count >= batch;
             pcp.prev_high_order = true;
         } else {
             pcp.prev_high_order = false;

@@ -45,6 +45,14 @@ impl Memory {
         })
     }
 
+    #[pyo3(signature = (*, cpu = 0))]
+    fn decay_pcp(&self, py: Python<'_>, cpu: u16) -> PyResult<()> {
+        self.with(py, |memory| {
+            memory.decay_pcp(cpu_of(memory, cpu)?);
+            Ok(())
+        })
+    }
+
     fn set_direct_reclaim(&self, py: Python<'_>, on: bool) {
         self.with(py, |memory| memory.set_direct_reclaim(on));
     }

@@ -69,6 +69,12 @@ impl Memory {
         )
     }
 
+    fn pcp_frames<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<u64>>> {
+        let zones = self.with(py, |memory| memory.pcp_frames());
+        let shape = [zones.len(), zones.first().map_or(0, Vec::len), Order::COUNT];
+        PyArray1::from_vec(py, zones.concat().concat()).reshape(shape)
+    }
+
     fn check(&self, py: Python<'_>) -> PyResult<()> {
         let found = py.detach(|| self.0.lock().check());
         found.map_err(|broken| InvariantError::new_err(broken.to_string()))
