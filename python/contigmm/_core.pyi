@@ -398,6 +398,34 @@ class Memory:
         may it move), ``busy``, ``no_memory``.
         """
 
+    def place(self, kind: str, *, nodes: int = 0) -> None:
+        """Say from which nodes the next call that faults pages in, or moves some, takes frames.
+
+        ``kind`` is local, preferred, preferred_many, bind or interleave, ``nodes`` a mask.
+
+        Raises:
+            ValueError: no such kind, or no node where it needs one.
+        """
+
+    def move_misplaced(
+        self,
+        *,
+        mm: int,
+        cpu: int,
+        vpn: int,
+        nr: int,
+        index: int,
+        nodes: int,
+        move_own: bool,
+        move_all: bool,
+    ) -> int:
+        """Move the folios of a range that lie on none of ``nodes`` to where ``place`` has them.
+
+        ``index`` is the page's index in its object at ``vpn``, by which pages are interleaved.
+        Without ``move_own`` and ``move_all`` nothing moves; without ``move_all`` what others map
+        stays and counts for nothing. Return how many folios stay where they should not be.
+        """
+
     def pagemap(self, *, mm: int, vpn: int, nr: int) -> npt.NDArray[np.uint64]:
         """Return the words of /proc/PID/pagemap as a privileged reader sees them."""
 

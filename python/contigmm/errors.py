@@ -40,6 +40,7 @@ class Reason(StrEnum):
     TOO_MANY_PROCESSES = "too_many_processes"
     BAD_SPAWN_SPEC = "bad_spawn_spec"
     NO_SUCH_NODE = "no_such_node"
+    PAGE_ON_ANOTHER_NODE = "page_on_another_node"
     BAD_DURATION = "bad_duration"
     # permissions and limits
     ADDRESS_BELOW_MIN = "address_below_min"

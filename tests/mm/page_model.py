@@ -753,6 +753,18 @@ class ModelMemory:
     def move_to_node(self, *, mm: int, cpu: int, vpn: int, node: int, shared_too: bool) -> str:
         return self.node_of_page(mm=mm, vpn=vpn)[1]  # it has one node, where everything is
 
+    def place(self, kind: str, *, nodes: int = 0) -> None:
+        pass  # it has one node
+
+    def move_misplaced(
+        self, *, mm: int, cpu: int, vpn: int, nr: int, index: int, nodes: int, move_own: bool,
+        move_all: bool,
+    ) -> int:  # fmt: skip
+        if nodes & 1 or move_own or move_all:
+            return 0
+        words = (self._pagemap_word(self.spaces[mm], at) for at in range(vpn, vpn + nr))
+        return sum(word >> 63 for word in words)
+
     def hiwater_rss(self, mm: int) -> int:
         return sum(self.spaces[mm].rss.values())  # it keeps no marks
 

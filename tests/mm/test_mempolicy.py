@@ -1,11 +1,19 @@
 """Policies of VMAs and tasks: the answers of Linux 6.18 on a machine with one node."""
 
+import json
+
 import pytest
 
-from contigmm.abi import EFAULT, EINVAL
-from contigmm.errors import SyscallError
+from contigmm.abi import EFAULT, EINVAL, MPOL_BIND, MPOL_PREFERRED_MANY
+from contigmm.errors import MemoryFault, SyscallError
+from contigmm.mm.config import MmConfig
+from contigmm.mm.task import Task
+from contigmm.phys import Memory, VmaIndex
 from contigmm.syscalls.mempolicy import get_mempolicy, mbind, set_mempolicy
 from contigmm.syscalls.mmap import mmap
+from contigmm.syscalls.move_pages import move_pages
+from contigmm.syscalls.munmap import munmap
+from contigmm.syscalls.touch import touch_write
 
 B, P = 0x1000_0000, 4096
 ONE = 1
@@ -63,3 +71,29 @@ def test_a_new_mapping_beside_a_bound_one_does_not_join_it(task):
     mbind(task, B, P, 2, ONE)
     mmap(task, B + P, P, 3, 0x32)
     assert task.mm.map_count == 2
+
+
+def test_bound_memory_ends_where_its_node_does_and_preferred_memory_does_not():
+    size = 2048
+    zones = [
+        {"node": node, "kind": "Normal", "start_pfn": start, "spanned": size, "managed": size}
+        for node, start in ((0, 0), (1, size))
+    ]
+    memory = Memory.boot(json.dumps({"seed": 1, "nr_cpus": 1, "zones": zones}))
+    config = MmConfig(memory, profile="linux", total_ram_pages=2 * size)
+    config.nodes = 0b11
+    task = Task(config, VmaIndex())
+    ends = [B, B + size * P]
+
+    def touch(mode: int) -> list[int]:
+        mmap(task, B, (size + 1) * P, 3, 0x32)
+        mbind(task, B, (size + 1) * P, mode, 0b10)
+        touch_write(task, B, size + 1, P, 1)
+        return move_pages(task, task, ends, None, 0)[1]
+
+    assert touch(MPOL_PREFERRED_MANY) == [1, 0]
+    munmap(task, B, (size + 1) * P)
+    with pytest.raises(MemoryFault) as fault:
+        touch(MPOL_BIND)
+    assert 0 < fault.value.done < size
+    memory.check()

@@ -1,8 +1,8 @@
 """Is it Linux, in the corners? Hand-written programs with what Linux 6.18 answered, all of them.
 
-Merging and what prevents it, every limit at its boundary and a page beyond, the order of checks, and
-what LTP and the kernel's selftests of mm look at. They are in the repository (tests/data), so that
-this needs no corpus from outside; scripts/mutants.py takes checks away and expects a failure here.
+Merging and what prevents it, every limit at its boundary and a page beyond, the order of checks,
+and what LTP and the kernel's selftests of mm look at. They are in the repository (tests/data), so
+that this needs no corpus from outside.
 """
 
 from pathlib import Path

@@ -238,3 +238,98 @@ def test_the_oom_killer_comes_with_a_reason():
         process.touch(addr, 1 << 30)
     assert fault.value.signal == abi.SIGKILL
     assert fault.value.reason == "no_room_after_reclaim"
+
+
+def nodes_of(process, addr, pages):
+    return process.move_pages([addr + PAGE * at for at in range(pages)])[1]
+
+
+ONE, BOTH = 0b10, 0b11
+
+
+@pytest.mark.parametrize(
+    ("mode", "nodes", "places"),
+    [
+        pytest.param(abi.MPOL_DEFAULT, 0, [0, 0, 0, 0], id="default: the CPU's own"),
+        pytest.param(abi.MPOL_LOCAL, 0, [0, 0, 0, 0], id="local"),
+        pytest.param(abi.MPOL_BIND, ONE, [1, 1, 1, 1], id="bind"),
+        pytest.param(abi.MPOL_BIND, BOTH, [0, 0, 0, 0], id="bind: the nearest first"),
+        pytest.param(abi.MPOL_PREFERRED, ONE, [1, 1, 1, 1], id="preferred"),
+        pytest.param(abi.MPOL_PREFERRED_MANY, ONE, [1, 1, 1, 1], id="preferred many"),
+        pytest.param(abi.MPOL_INTERLEAVE, BOTH, [0, 1, 0, 1], id="interleave"),
+        pytest.param(abi.MPOL_WEIGHTED_INTERLEAVE, BOTH, [0, 1, 0, 1], id="weights of 1"),
+    ],
+)
+@pytest.mark.parametrize("way", ["touch", "write", "populate", "mlock", "task", "file"])
+def test_pages_come_from_where_the_policy_has_them(machine, mode, nodes, places, way):
+    process = machine.spawn("one")
+    flags, fd = PRIVATE, -1
+    if way == "file":
+        fd = process.memfd_create("shared")
+        process.ftruncate(fd, 4 * PAGE)
+        flags = abi.MAP_SHARED
+    start = 1 << 32  # interleaving goes by the page's index, which begins even
+    addr = process.mmap(start, 4 * PAGE, RW, flags | abi.MAP_FIXED, fd)
+    if way == "task":
+        process.set_mempolicy(mode, nodes)
+    else:
+        process.mbind(addr, 4 * PAGE, mode, nodes)
+    if way == "write":
+        process.write(addr, b"x" * 4 * PAGE)
+    elif way == "populate":
+        process.madvise(addr, 4 * PAGE, abi.MADV_POPULATE_WRITE)
+    elif way == "mlock":
+        process.mlock(addr, 4 * PAGE)
+    else:
+        process.touch(addr, 4 * PAGE)
+    assert nodes_of(process, addr, 4) == places
+    other = machine.spawn("two")
+    place = other.mmap(0, PAGE, RW, PRIVATE)
+    other.touch(place, PAGE)
+    assert nodes_of(other, place, 1) == [0], "the policy is nobody else's"
+
+
+def test_mbind_moves_what_is_mapped_or_refuses(machine):
+    process = machine.spawn("one")
+    addr = process.mmap(0, 4 * PAGE, RW, PRIVATE)
+    process.write(addr, b"first")
+    process.touch(addr + PAGE, PAGE)
+    strict = abi.MPOL_MF_STRICT
+    bind = (addr, 4 * PAGE, abi.MPOL_BIND, ONE)
+    assert refusal(process.mbind, *bind, strict) == (abi.EIO, "page_on_another_node")
+    assert process.get_mempolicy(addr, abi.MPOL_F_ADDR) == (0, 0), "and nothing has changed"
+    process.mbind(*bind)
+    assert nodes_of(process, addr, 2) == [0, 0]
+    child = process.fork()
+    assert refusal(process.mbind, *bind, strict)[0] == abi.EIO
+    process.mbind(*bind, abi.MPOL_MF_MOVE | strict)
+    assert nodes_of(process, addr, 2) == [0, 0], "a shared page stays, which is no failure"
+    everything = abi.MPOL_MF_MOVE_ALL
+    assert refusal(process.mbind, *bind, everything) == (abi.EPERM, "missing_capability")
+    child.exit()
+    process.mbind(*bind, abi.MPOL_MF_MOVE | strict)
+    assert nodes_of(process, addr, 4) == [1, 1, -abi.ENOENT, -abi.ENOENT]
+    assert process.read(addr, 5) == b"first"
+    root = machine.spawn("root", caps=frozenset({"CAP_SYS_NICE"}))
+    addr = root.mmap(0, PAGE, RW, PRIVATE)
+    root.touch(addr, PAGE)
+    root.fork()
+    root.mbind(addr, PAGE, abi.MPOL_BIND, ONE, everything | strict)
+    assert nodes_of(root, addr, 1) == [1]
+
+
+def test_get_mempolicy_tells_the_node_of_a_page(machine):
+    process = machine.spawn("one")
+    addr = process.mmap(0, 2 * PAGE, RW, PRIVATE)
+    process.set_mempolicy(abi.MPOL_BIND, ONE)
+    assert process.get_mempolicy(addr, abi.MPOL_F_ADDR) == (abi.MPOL_DEFAULT, 0), "the VMA's own"
+    process.touch(addr, PAGE)
+    where = abi.MPOL_F_ADDR | abi.MPOL_F_NODE
+    assert process.get_mempolicy(addr + 5, where)[0] == 1
+    assert process.get_mempolicy(addr + PAGE, where)[0] == 0, "the zero page"
+    assert refusal(process.get_mempolicy, 0, abi.MPOL_F_NODE)[0] == abi.EINVAL
+    process.set_mempolicy(abi.MPOL_INTERLEAVE, ONE)
+    assert process.get_mempolicy(0, abi.MPOL_F_NODE)[0] == 1
+    closed = process.mmap(0, PAGE, 0, PRIVATE)
+    assert refusal(process.get_mempolicy, closed, where)[0] == abi.EFAULT
+    assert refusal(process.get_mempolicy, PAGE, where)[0] == abi.EFAULT

@@ -37,6 +37,7 @@ from contigmm.mm.flags import (
     VM_WRITE,
 )
 from contigmm.mm.limits import may_expand_vm, mlock_future_ok
+from contigmm.mm.placement import placing
 from contigmm.mm.policy import NO_CORE_RUN
 from contigmm.phys import CoreError
 
@@ -230,7 +231,7 @@ def access(
         if done + 1 < n and 0 < stride < TASK_SIZE and not vma.vm_flags & VM_PFNMAP:
             count = min(n - done, (end - at + stride - 1) // stride)
         prepare_for(mm, vma, at, at + (count - 1) * stride + 1, write=write)
-        got, cause, last = mm.memory.access(
+        got, cause, last = placing(task, vma).access(
             mm=mm.id,
             cpu=task.cpu,
             addr=at,
@@ -265,7 +266,7 @@ def load(task: "Task", addr: int, length: int) -> bytes:
     while done < length:
         at = (addr + done) & U64_MAX
         vma = _reachable(task, at, done, write=False)
-        part, cause = task.mm.memory.read_bytes(
+        part, cause = placing(task, vma).read_bytes(
             length=min(length - done, vma.vm_end - at), **_of_vma(task, vma, at)
         )
         parts.append(part)
@@ -287,7 +288,7 @@ def store(task: "Task", addr: int, data: bytes) -> int:
         vma = _reachable(task, at, done, write=True)
         part = data[done : done + vma.vm_end - at]
         prepare_for(task.mm, vma, at, at + len(part), write=True)
-        got, cause = task.mm.memory.write_bytes(data=part, **_of_vma(task, vma, at))
+        got, cause = placing(task, vma).write_bytes(data=part, **_of_vma(task, vma, at))
         done += got
         if cause:
             _resolve(task, vma, cause, addr, done)

@@ -13,6 +13,7 @@ from contigmm.mm.flags import (
     VM_SHARED,
     VM_WRITE,
 )
+from contigmm.mm.placement import placing
 from contigmm.mm.policy import NO_CORE_RUN
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def fault_in(task: "Task", vma: "VmArea", start: int, end: int, *, write: bool) 
         return BEYOND_EOF  # the pool is empty: hugetlb_no_page() ends in SIGBUS
     mm = task.mm
     prepare_for(mm, vma, start, end, write=write)
-    _, cause = mm.memory.populate(
+    _, cause = placing(task, vma).populate(
         mm=mm.id,
         cpu=task.cpu,
         vpn=start >> PAGE_SHIFT,

@@ -119,6 +119,15 @@ class MemoryPort(Protocol):
     def move_to_node(self, *, mm: int, cpu: int, vpn: int, node: int, shared_too: bool) -> str:
         """Move a page: '' or absent, zero_page, shared, busy, no_memory."""
 
+    def place(self, kind: str, *, nodes: int = 0) -> None:
+        """Say from which nodes the next call that faults pages in, or moves some, takes frames."""
+
+    def move_misplaced(
+        self, *, mm: int, cpu: int, vpn: int, nr: int, index: int, nodes: int, move_own: bool,
+        move_all: bool,
+    ) -> int:  # fmt: skip
+        """Count, or move as ``place`` has it, the folios on none of ``nodes``; those that stay."""
+
     def pagemap(self, *, mm: int, vpn: int, nr: int) -> Any:
         """Return words of /proc/PID/pagemap."""
 

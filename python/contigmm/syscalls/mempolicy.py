@@ -1,7 +1,7 @@
 """mbind(2), set_mempolicy(2), get_mempolicy(2): mm/mempolicy.c, v6.18.
 
-Node masks are ints, bit by node. A policy is kept, compared when VMAs merge, and reported; which
-node a page comes from it does not yet decide (docs/fidelity.md).
+Node masks are ints, bit by node. What a policy means for the pages of a fault is in
+mm/placement.py; here they are set, told, and made true of what is mapped already.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Final
 from contigmm.abi import (
     EFAULT,
     EINVAL,
+    EIO,
     EPERM,
     MPOL_BIND,
     MPOL_DEFAULT,
     MPOL_F_ADDR,
     MPOL_F_MEMS_ALLOWED,
+    MPOL_F_NODE,
     MPOL_F_NUMA_BALANCING,
     MPOL_F_RELATIVE_NODES,
     MPOL_F_STATIC_NODES,
+    MPOL_INTERLEAVE,
     MPOL_LOCAL,
     MPOL_MAX,
     MPOL_MF_MOVE,
@@ -24,19 +27,29 @@ from contigmm.abi import (
     MPOL_MF_STRICT,
     MPOL_PREFERRED,
     MPOL_PREFERRED_MANY,
+    MPOL_WEIGHTED_INTERLEAVE,
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
     U64_MAX,
 )
 from contigmm.errors import Reason, SyscallError
+from contigmm.mm.causes import reason_of
 from contigmm.mm.fault import page_align
+from contigmm.mm.flags import VM_IO, VM_PFNMAP, VM_READ
 from contigmm.mm.merge import vma_modify
+from contigmm.mm.placement import place
+from contigmm.mm.populate import fault_in
 
 if TYPE_CHECKING:
     from contigmm.mm.mm_struct import MmStruct
     from contigmm.mm.task import Task
-    from contigmm.mm.vma import Mempolicy
+    from contigmm.mm.vma import Mempolicy, VmArea
 
 _TIED: Final = MPOL_F_STATIC_NODES | MPOL_F_RELATIVE_NODES
 _MODE_FLAGS: Final = _TIED | MPOL_F_NUMA_BALANCING
+_MODE: Final = 0xFF
+_INTERLEAVED: Final = (MPOL_INTERLEAVE, MPOL_WEIGHTED_INTERLEAVE)
 _MF_VALID: Final = MPOL_MF_STRICT | MPOL_MF_MOVE | MPOL_MF_MOVE_ALL
 
 
@@ -90,27 +103,51 @@ def set_mempolicy(task: "Task", mode: int, nodes: int = 0) -> int:
 def get_mempolicy(task: "Task", addr: int = 0, flags: int = 0) -> "Mempolicy":
     """Return (mode, nodes) of the task, or of the VMA at ``addr``: do_get_mempolicy(), v6.18.
 
+    With MPOL_F_NODE the first is a node: of the page at ``addr``, which is faulted in, or, of a
+    task that interleaves, where its next page outside of any VMA comes from.
+
     Raises:
         SyscallError: EINVAL or EFAULT; ``reason`` names the check.
     """
     if flags == MPOL_F_MEMS_ALLOWED:
         return 0, task.mm.config.nodes
-    if flags & ~MPOL_F_ADDR or (addr and not flags):
+    if flags & ~(MPOL_F_ADDR | MPOL_F_NODE) or (addr and not flags & MPOL_F_ADDR):
         raise _bad(Reason.UNKNOWN_FLAGS)
     policy = task.mempolicy
-    if flags:
+    if flags & MPOL_F_ADDR:
         vma = task.mm.vma_lookup(addr)
         if vma is None:
             raise SyscallError(EFAULT, Reason.NOT_MAPPED)
-        policy = vma.policy or policy
+        policy = vma.policy  # no fallback to the task's
+        if flags & MPOL_F_NODE:
+            return _node_at(task, vma, addr & PAGE_MASK), 0
+    elif flags:
+        if policy is None or policy[0] & _MODE not in _INTERLEAVED:
+            raise _bad(Reason.FLAGS_CONFLICT)
+        return (policy[1] & -policy[1]).bit_length() - 1, 0
     return policy or (MPOL_DEFAULT, 0)
+
+
+def _node_at(task: "Task", vma: "VmArea", addr: int) -> int:
+    """Fault a page in as a read would, and tell its node: lookup_node(), v6.18."""
+    if not vma.vm_flags & VM_READ:
+        raise SyscallError(EFAULT, Reason.NOT_PERMITTED_BY_MAPPING)
+    cause = fault_in(task, vma, addr, addr + PAGE_SIZE, write=False)
+    if cause:
+        raise SyscallError(EFAULT, reason_of(cause))
+    node, _ = task.mm.memory.node_of_page(mm=task.mm.id, vpn=addr >> PAGE_SHIFT)
+    return node  # that of the zero page is 0: it is part of the kernel's image
 
 
 def mbind(task: "Task", addr: int, length: int, mode: int, nodes: int, flags: int = 0) -> int:
     """Give a range a policy; a hole is refused before anything changes: do_mbind(), v6.18.
 
+    MPOL_MF_STRICT alone refuses, and changes nothing, where a page is on another node already;
+    MPOL_MF_MOVE moves such pages unless others map them too, MPOL_MF_MOVE_ALL those as well.
+
     Raises:
-        SyscallError: EINVAL, EPERM or EFAULT; ENOMEM, one VMA too many. ``reason`` names the check.
+        SyscallError: EINVAL, EPERM or EFAULT; EIO, a page is on another node; ENOMEM, one VMA too
+            many. ``reason`` names the check.
     """
     policy = _new_policy_late(task, mode, nodes)
     if flags & ~_MF_VALID:
@@ -126,8 +163,21 @@ def mbind(task: "Task", addr: int, length: int, mode: int, nodes: int, flags: in
         return 0
     if isinstance(policy, SyscallError):
         raise policy
-    mm = task.mm
-    _check_mapped(mm, addr, end, holes_allowed=policy is None)
+    if policy is None:
+        flags &= ~MPOL_MF_STRICT
+    _check_mapped(task.mm, addr, end, holes_allowed=policy is None)
+    if flags & _MF_VALID == MPOL_MF_STRICT and _misplaced(task, addr, end, nodes, 0):
+        raise SyscallError(EIO, Reason.PAGE_ON_ANOTHER_NODE)
+    _set_policy(task.mm, addr, end, policy)
+    if flags & (MPOL_MF_MOVE | MPOL_MF_MOVE_ALL):
+        left = _misplaced(task, addr, end, nodes, flags)
+        if left and flags & MPOL_MF_STRICT:
+            raise SyscallError(EIO, Reason.PAGE_ON_ANOTHER_NODE)
+    return 0
+
+
+def _set_policy(mm: "MmStruct", addr: int, end: int, policy: "Mempolicy | None") -> None:
+    """mbind_range() of each VMA, v6.18."""
     while addr < end:
         vma = mm.intersection(addr, end)
         if vma is None:
@@ -141,7 +191,33 @@ def mbind(task: "Task", addr: int, length: int, mode: int, nodes: int, flags: in
             if not merged:
                 vma.policy = policy
         addr = vma.vm_end
-    return 0
+
+
+def _misplaced(task: "Task", start: int, end: int, nodes: int, flags: int) -> int:
+    """Count folios outside of ``nodes``, after moving those that ``flags`` let move.
+
+    queue_pages_range() and migrate_pages(), v6.18: of mappings that have no folios to move,
+    whatever is mapped counts.
+    """
+    mm = task.mm
+    left = 0
+    for vma in mm.vmas_in(start, end):
+        low, high = max(start, vma.vm_start), min(end, vma.vm_end)
+        moves = 0 if vma.vm_flags & (VM_IO | VM_PFNMAP) else flags
+        policy = vma.policy or task.mempolicy
+        if policy is not None and moves:
+            place(mm.memory, policy)
+        left += mm.memory.move_misplaced(
+            mm=mm.id,
+            cpu=task.cpu,
+            vpn=low >> PAGE_SHIFT,
+            nr=(high - low) >> PAGE_SHIFT,
+            index=vma.vm_pgoff + ((low - vma.vm_start) >> PAGE_SHIFT),
+            nodes=nodes,
+            move_own=bool(moves & MPOL_MF_MOVE),
+            move_all=bool(moves & MPOL_MF_MOVE_ALL),
+        )
+    return left
 
 
 def _new_policy_late(task: "Task", mode: int, nodes: int) -> "Mempolicy | SyscallError | None":

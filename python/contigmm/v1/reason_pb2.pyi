@@ -172,6 +172,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """No contiguous block after compaction."""
     REASON_NO_ROOM_AFTER_RECLAIM: _Reason.ValueType  # 73
     """No room after reclaim."""
+    REASON_PAGE_ON_ANOTHER_NODE: _Reason.ValueType  # 74
+    """Page on another node."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The check that refused a system call, finer than its errno, and stable."""
@@ -324,4 +326,6 @@ REASON_NO_CONTIGUOUS_BLOCK_AFTER_COMPACTION: Reason.ValueType  # 72
 """No contiguous block after compaction."""
 REASON_NO_ROOM_AFTER_RECLAIM: Reason.ValueType  # 73
 """No room after reclaim."""
+REASON_PAGE_ON_ANOTHER_NODE: Reason.ValueType  # 74
+"""Page on another node."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -15,6 +15,7 @@ use crate::mem_map::{MemMap, PageClass, page_flags};
 use crate::memory::Memory;
 use crate::page_cache::{FileId, FileKind, PageCache};
 use crate::page_table::{DirId, LeafId, Level, Pte, Span, Tables, slot_of};
+use crate::placement::Placement;
 use crate::rmap::Rmap;
 use crate::units::{Cpu, Order, Pfn};
 
@@ -218,6 +219,8 @@ pub(crate) struct Owners {
     pub huge_zero_pfn: Pfn,
     /// What /sys/kernel/mm/transparent_hugepage holds.
     pub thp: ThpSettings,
+    /// Where the user memory of the call in hand comes from.
+    pub placement: Placement,
     /// Large folios of which a part is mapped no more.
     pub deferred: DeferredSplit,
     /// Frames in hand during a bulk call; empty between calls.
@@ -243,6 +246,7 @@ impl Default for Owners {
             zero_pfn: Pfn::NONE,
             huge_zero_pfn: Pfn::NONE,
             thp: ThpSettings::default(),
+            placement: Placement::default(),
             deferred: DeferredSplit::default(),
             scratch: Vec::new(),
             munlocked: Vec::new(),

@@ -11,6 +11,7 @@ use crate::mem_map::{PageClass, page_flags};
 use crate::memory::Memory;
 use crate::page_cache::FileId;
 use crate::page_table::{PTRS_PER_TABLE, Pte, Span, slot_of};
+use crate::placement::Placement;
 use crate::rmap::Rmap;
 use crate::units::{Cpu, Order, Pfn};
 use crate::vmstat::VmEvent;
@@ -172,6 +173,7 @@ impl Memory {
             && vma.file.is_none()
             && vma.prealloc.is_none()
             && !vma.has(vm_flags::CONTIG)
+            && self.owners.placement == Placement::Local
             && !self.has_small_orders(vma);
         let (mut at, end) = (vpn, vpn + nr);
         while at < end {
@@ -364,7 +366,8 @@ impl Memory {
         vpn: u64,
         gfp: Gfp,
     ) -> Result<Pfn, AllocError> {
-        let pfn = self.alloc_class(f.cpu, gfp, Order::ZERO, None, PageClass::Anon)?;
+        let index = f.vma.index_of(vpn);
+        let pfn = self.alloc_placed(f.cpu, gfp, Order::ZERO, PageClass::Anon, index)?;
         self.map.set_flags(pfn, ANON_FLAGS);
         Rmap::add_new(&mut self.map, pfn, f.mm, vpn);
         self.owners.stat.nr_anon_mapped += 1;

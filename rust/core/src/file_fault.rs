@@ -220,7 +220,8 @@ impl Memory {
                 page_flags::LRU | page_flags::UPTODATE | page_flags::SWAPBACKED,
             ),
         };
-        let pfn = self.alloc_class(cpu, gfp, Order::ZERO, None, Self::cache_class(kind))?;
+        let class = Self::cache_class(kind);
+        let pfn = self.alloc_placed(cpu, gfp, Order::ZERO, class, u64::from(index))?;
         if kind == FileKind::Regular {
             self.vmstat.count(VmEvent::PgMajFault, 1);
         } else {

@@ -92,15 +92,17 @@ impl Memory {
         (head.0..head.0 + nr).map(Pfn)
     }
 
-    /// A folio that nobody maps yet, with one reference: `folio_alloc()`.
+    /// A folio that nobody maps yet, with one reference: `folio_alloc()`. `index` is that of its first
+    /// page, by which a policy may place it.
     pub(crate) fn alloc_folio(
         &mut self,
         cpu: Cpu,
         gfp: Gfp,
         order: Order,
         class: PageClass,
+        index: u64,
     ) -> Result<Pfn, AllocError> {
-        let head = self.alloc_class(cpu, gfp, order, None, class)?;
+        let head = self.alloc_placed(cpu, gfp, order, class, index)?;
         self.map.set_compound(head, order, class);
         Ok(head)
     }

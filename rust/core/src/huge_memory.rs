@@ -190,7 +190,7 @@ impl Memory {
         if !write && self.owners.thp.use_zero_page {
             return self.map_huge_zero(f, vpn);
         }
-        let Some(head) = self.new_huge_page(f) else {
+        let Some(head) = self.new_huge_page(f, vpn) else {
             return Ok(None);
         };
         match self.ensure_leaf(f.cpu, f.mm, vpn) {
@@ -202,9 +202,10 @@ impl Memory {
         }
     }
 
-    fn new_huge_page(&mut self, f: &FaultContext) -> Option<Pfn> {
+    fn new_huge_page(&mut self, f: &FaultContext, vpn: u64) -> Option<Pfn> {
         let gfp = self.owners.thp.gfp(f.vma);
-        let page = self.alloc_folio(f.cpu, gfp, HPAGE_PMD_ORDER, PageClass::AnonThp);
+        let index = f.vma.index_of(vpn);
+        let page = self.alloc_folio(f.cpu, gfp, HPAGE_PMD_ORDER, PageClass::AnonThp, index);
         let event = match page {
             Ok(_) => VmEvent::ThpFaultAlloc,
             Err(_) => VmEvent::ThpFaultFallback,
@@ -266,7 +267,7 @@ impl Memory {
         let gfp = Gfp::TRANSHUGE.with(Gfp::ZERO).without(Gfp::MOVABLE);
         let page = self
             .zero_frame(cpu) // what the entries show once they are split
-            .and_then(|_| self.alloc_folio(cpu, gfp, HPAGE_PMD_ORDER, PageClass::ZeroPage));
+            .and_then(|_| self.alloc_folio(cpu, gfp, HPAGE_PMD_ORDER, PageClass::ZeroPage, 0));
         let event = match page {
             Ok(_) => VmEvent::ThpZeroPageAlloc,
             Err(_) => VmEvent::ThpZeroPageAllocFailed,
@@ -279,7 +280,7 @@ impl Memory {
     /// A write to the huge zero page: `do_huge_zero_wp_pmd()`, mm/huge_memory.c v6.13. Without a huge
     /// page the mapping is split, and the fault goes on.
     fn do_huge_zero_wp_pmd(&mut self, f: &FaultContext, leaf: LeafId, vpn: u64) -> Option<Pte> {
-        let Some(head) = self.new_huge_page(f) else {
+        let Some(head) = self.new_huge_page(f, vpn) else {
             self.split_huge_pmd(leaf);
             return None;
         };
@@ -301,7 +302,8 @@ impl Memory {
                 continue;
             }
             let gfp = *gfp.get_or_insert_with(|| self.owners.thp.gfp(f.vma));
-            if let Ok(head) = self.alloc_folio(f.cpu, gfp, order, PageClass::AnonThp) {
+            let index = f.vma.index_of(vpn);
+            if let Ok(head) = self.alloc_folio(f.cpu, gfp, order, PageClass::AnonThp, index) {
                 return Some(self.map_anon_folio_ptes(f, leaf, vpn, head));
             }
         }

@@ -54,7 +54,7 @@ impl Memory {
         self.scan_for_collapse(leaf)?;
         let gfp = Gfp::TRANSHUGE.with(Gfp::ZERO);
         let head = self
-            .alloc_folio(cpu, gfp, HPAGE_PMD_ORDER, PageClass::AnonThp)
+            .alloc_folio(cpu, gfp, HPAGE_PMD_ORDER, PageClass::AnonThp, vpn)
             .inspect_err(|_| self.vmstat.count(VmEvent::ThpCollapseAllocFailed, 1))
             .map_err(|_| CollapseError::OutOfMemory)?;
         self.vmstat.count(VmEvent::ThpCollapseAlloc, 1);

@@ -42,6 +42,7 @@ pub mod page_class;
 pub mod page_free;
 pub mod page_table;
 pub mod pcp;
+pub mod placement;
 pub mod protect;
 pub mod reclaim;
 pub mod reclaim_advice;

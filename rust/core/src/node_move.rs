@@ -7,6 +7,7 @@ use crate::gfp::Gfp;
 use crate::memory::Memory;
 use crate::page_class::PageClass;
 use crate::page_table::Pte;
+use crate::placement::has_node;
 use crate::units::{Cpu, NodeId, Pfn};
 
 /// Why a page was not moved, or has no node.
@@ -22,6 +23,17 @@ pub enum NodeMoveError {
     Busy,
     /// The node has no frame: the page stays, and the call counts it.
     NoMemory(AllocError),
+}
+
+/// What becomes of pages on the wrong node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misplaced {
+    /// They are counted: `MPOL_MF_STRICT` alone.
+    Count,
+    /// They move unless others map them too: `MPOL_MF_MOVE`.
+    MoveOwn,
+    /// They move: `MPOL_MF_MOVE_ALL`.
+    MoveAll,
 }
 
 impl NodeMoveError {
@@ -46,6 +58,57 @@ impl Memory {
     pub fn node_of_page(&self, mm: MmId, vpn: u64) -> Result<NodeId, NodeMoveError> {
         let pfn = self.page_with_a_node(mm, vpn)?;
         self.node_of_frame(pfn).ok_or(NodeMoveError::Absent)
+    }
+
+    /// Counts the folios of a range that lie on none of `nodes` and, if `how` says so, moves them to
+    /// where the placement in force has them: `queue_pages_range()` and `migrate_pages()` as
+    /// `mbind(2)` uses them, mm/mempolicy.c. `index` is the page's index at `vpn`. Returns how many
+    /// stay where they should not be; a folio of others that is to stay is none of them.
+    pub fn move_misplaced(
+        &mut self,
+        mm: MmId,
+        cpu: Cpu,
+        (vpn, nr, index): (u64, u64, u64),
+        nodes: u64,
+        how: Misplaced,
+    ) -> u64 {
+        let mut failed = 0;
+        let mut last = Pfn::NONE;
+        for at in vpn..vpn + nr {
+            let Ok(page) = self.page_with_a_node(mm, at) else {
+                continue;
+            };
+            let head = self.map.folio_head(page);
+            let at_home = self
+                .node_of_frame(page)
+                .is_none_or(|node| has_node(nodes, node));
+            if at_home || head == last {
+                continue;
+            }
+            last = head;
+            if how == Misplaced::Count {
+                failed += 1;
+                continue;
+            }
+            if how == Misplaced::MoveOwn && self.map.mapcount(page) > 1 {
+                continue;
+            }
+            failed += u64::from(self.move_by_policy(cpu, head, index + (at - vpn)).is_err());
+            last = Pfn::NONE; // its frames may be anybody's now
+        }
+        failed
+    }
+
+    /// `alloc_migration_target_by_mpol()` and the move.
+    fn move_by_policy(&mut self, cpu: Cpu, head: Pfn, index: u64) -> Result<(), NodeMoveError> {
+        self.can_migrate(head).map_err(|_| NodeMoveError::Busy)?;
+        let order = self.map.folio_order(head);
+        let to = self
+            .alloc_placed(cpu, Gfp::HIGHUSER_MOVABLE, order, PageClass::Kernel, index)
+            .map_err(NodeMoveError::NoMemory)?;
+        self.migrate_frame(cpu, head, to)
+            .expect("a movable folio moves to a block of its order");
+        Ok(())
     }
 
     /// Moves the folio of the page at `vpn` to `node`: `__add_folio_for_migration()` and what follows.

@@ -5,6 +5,7 @@ use contigmm_core::fault::Touch;
 use contigmm_core::fork::ForkRange;
 use contigmm_core::page_cache::FileId;
 use contigmm_core::page_table::USER_PAGES;
+use contigmm_core::placement::Placement;
 use contigmm_core::zap::Markers;
 use contigmm_core::{Memory as CoreMemory, Pfn};
 use pyo3::exceptions::PyValueError;
@@ -157,6 +158,7 @@ impl Memory {
                 },
                 &vma,
             );
+            memory.set_placement(Placement::Local);
             let (nr, cause) = done(touched.progress);
             Ok((nr, cause, touched.value))
         })
@@ -191,6 +193,7 @@ impl Memory {
             let vma = vma.check(memory, addr >> 12, pages_of(addr, length)?)?;
             let mut bytes = vec![0; usize::try_from(length)?];
             let (nr, cause) = done(memory.read_bytes(mm, cpu, addr, &vma, &mut bytes));
+            memory.set_placement(Placement::Local);
             bytes.truncate(usize::try_from(nr)?);
             Ok::<_, PyErr>((bytes, cause))
         })?;
@@ -225,7 +228,9 @@ impl Memory {
         self.with_batch(py, length >> 12, |memory| {
             let (mm, cpu) = (mm_of(memory, mm)?, cpu_of(memory, cpu)?);
             let vma = vma.check(memory, addr >> 12, pages_of(addr, length)?)?;
-            Ok(done(memory.write_bytes(mm, cpu, addr, &vma, data)))
+            let written = memory.write_bytes(mm, cpu, addr, &vma, data);
+            memory.set_placement(Placement::Local);
+            Ok(done(written))
         })
     }
 
@@ -257,7 +262,9 @@ impl Memory {
         self.with_batch(py, nr, |memory| {
             let (mm, cpu) = (mm_of(memory, mm)?, cpu_of(memory, cpu)?);
             let vma = vma.check(memory, vpn, nr)?;
-            Ok(done(memory.populate(mm, cpu, vpn, nr, &vma, write)))
+            let populated = memory.populate(mm, cpu, vpn, nr, &vma, write);
+            memory.set_placement(Placement::Local);
+            Ok(done(populated))
         })
     }
 
