@@ -28,6 +28,7 @@ from contigmm.errors import Reason, SyscallError
 from contigmm.mm.causes import is_fault, no_memory, reason_of
 from contigmm.mm.fault import anon_vma_prepare
 from contigmm.mm.flags import (
+    NOT_KSM,
     VM_CONTIG,
     VM_DONTCOPY,
     VM_DONTDUMP,
@@ -37,7 +38,6 @@ from contigmm.mm.flags import (
     VM_IO,
     VM_LOCKED,
     VM_MAYBE_GUARD,
-    VM_MAYSHARE,
     VM_MERGEABLE,
     VM_NO_KHUGEPAGED,
     VM_NOHUGEPAGE,
@@ -74,7 +74,6 @@ _SIMPLE: Final = {
     MADV_HUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
     MADV_NOHUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE),
 }
-_NOT_KSM: Final = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE
 
 
 def new_flags(mm: "MmStruct", vma: "VmArea", behavior: int) -> VmFlags:
@@ -97,7 +96,7 @@ def new_flags(mm: "MmStruct", vma: "VmArea", behavior: int) -> VmFlags:
         if special or vm_flags & VM_DROPPABLE:
             raise SyscallError(EINVAL, Reason.WRONG_KIND_OF_MAPPING)
     elif behavior == MADV_MERGEABLE:
-        return vm_flags if vm_flags & _NOT_KSM else VmFlags(vm_flags | VM_MERGEABLE)
+        return vm_flags if vm_flags & NOT_KSM else VmFlags(vm_flags | VM_MERGEABLE)
     elif behavior == MADV_UNMERGEABLE:
         return VmFlags(vm_flags & ~VM_MERGEABLE)
     clear, set_ = _SIMPLE[behavior]

@@ -63,6 +63,8 @@ VM_MAY_ALL: Final = VmFlags(VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC)
 VM_STICKY: Final = VmFlags(VM_MAYBE_GUARD | VM_SOFTDIRTY)
 MERGE_IGNORED: Final = ~VM_STICKY
 VM_DATA_FLAGS_TSK_EXEC: Final = VmFlags(VM_READ | VM_WRITE | VM_MAY_ALL)
+# mm/ksm.c:ksm_compatible(), v6.18: what MADV_MERGEABLE passes over
+NOT_KSM: Final = VmFlags(VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE)
 # include/linux/huge_mm.h, v6.18
 VM_NO_KHUGEPAGED: Final = VmFlags(VM_SPECIAL | VM_HUGETLB)
 

@@ -15,6 +15,7 @@ from contigmm.abi import (
 from contigmm.errors import Reason, SyscallError
 from contigmm.mm.files import Inode, SharedAnonymous
 from contigmm.mm.flags import (
+    NOT_KSM,
     VM_ACCOUNT,
     VM_CONTIG,
     VM_DONTEXPAND,
@@ -25,7 +26,6 @@ from contigmm.mm.flags import (
     VM_MERGEABLE,
     VM_NORESERVE,
     VM_SHARED,
-    VM_SPECIAL,
     VM_SYNC,
     VM_WRITE,
     VmFlags,
@@ -130,8 +130,9 @@ def _region(
     if unmapping is not None:
         complete(task, mm, unmapping)
         next_ = mm.find_vma(addr)
-    if mm.ksm_any and not vm_flags & (VM_SHARED | VM_SPECIAL) and file is None:
-        vm_flags |= VM_MERGEABLE  # ksm_vma_flags()
+    ksm = mm.ksm_any and not vm_flags & NOT_KSM and (file is None or not file.is_hugetlb)
+    if ksm and (file is None or file.is_shmem):
+        vm_flags |= VM_MERGEABLE  # ksm_vma_flags(); can_set_ksm_flags_early()
     if file is not None and file.mmap_errno:
         mm.config.contig.driver_failed(task, file, pages)
         mm.config.overcommit.committed -= charged
@@ -157,6 +158,8 @@ def _region(
         except SyscallError:
             mm.config.overcommit.committed -= charged
             raise
+    if ksm:  # of a disk's file only now: set_vma_ksm_flags()
+        vma.vm_flags = VmFlags(vma.vm_flags | VM_MERGEABLE)
     _count(mm, vma, vm_flags, pages)
 
 

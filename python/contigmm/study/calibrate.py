@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from contigmm.hosts import describe
 from contigmm.phys import default_costs
-from contigmm.sim.machine import Machine
 from contigmm.sim.costs import SCHEMA, with_costs
+from contigmm.sim.machine import Machine
 
 _PAGE: Final = 4096
 _HUGE: Final = 2 << 20

@@ -12,6 +12,7 @@ from contigmm.abi import (
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
     PAGE_SHIFT,
+    PMD_SIZE,
     TASK_SIZE,
     U64_MAX,
 )
@@ -19,6 +20,7 @@ from contigmm.errors import Reason, SyscallError
 from contigmm.mm.fault import page_align
 from contigmm.mm.flags import (
     VM_DONTEXPAND,
+    VM_HUGETLB,
     VM_LOCKED,
     VM_MAYSHARE,
     VM_PFNMAP,
@@ -96,6 +98,8 @@ def _check_vma(task: "Task", remap: Remap) -> None:
     vm_flags = vma.vm_flags
     if vm_flags & VM_SEALED:
         raise SyscallError(EPERM, Reason.SEALED)
+    if vm_flags & VM_HUGETLB:
+        _align_hugetlb(remap)
     old_len, new_len, flags = remap.old_len, remap.new_len, remap.flags
     if not flags & _NEW_ADDR:
         remap.new_addr = remap.addr
@@ -122,6 +126,17 @@ def _check_vma(task: "Task", remap: Remap) -> None:
         raise SyscallError(EAGAIN, Reason.MEMLOCK_LIMIT)
     if not may_expand_vm(mm, vm_flags, delta >> PAGE_SHIFT):
         raise expansion_refused(mm, delta >> PAGE_SHIFT)
+
+
+def _align_hugetlb(remap: Remap) -> None:
+    """Lengths are whole huge pages, and there is no growth: align_hugetlb(), v6.18."""
+    page_bytes: int = getattr(remap.vma.file, "page_bytes", PMD_SIZE)
+    remap.old_len = (remap.old_len + page_bytes - 1) & -page_bytes
+    remap.new_len = (remap.new_len + page_bytes - 1) & -page_bytes
+    if (remap.addr | remap.new_addr) & (page_bytes - 1):
+        raise SyscallError(EINVAL, Reason.ADDRESS_UNALIGNED)
+    if remap.new_len > remap.old_len:
+        raise SyscallError(EINVAL, Reason.MAPPING_MAY_NOT_EXPAND)
 
 
 def _shrink(task: "Task", remap: Remap) -> None:

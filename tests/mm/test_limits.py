@@ -1,0 +1,172 @@
+"""Every limit at its boundary: what is just allowed, and what is one more."""
+
+import pytest
+
+from contigmm import abi
+from contigmm.errors import MemoryFault, Reason, SyscallError
+from contigmm.mm.flags import VM_LOCKED, VM_READ, VM_WRITE
+from contigmm.mm.limits import Overcommit, may_expand_vm, mlock_future_ok
+from contigmm.syscalls.brk import brk
+from contigmm.syscalls.madvise import madvise
+from contigmm.syscalls.mlock import mlock
+from contigmm.syscalls.mmap import mmap
+from contigmm.syscalls.mprotect import mprotect
+from contigmm.syscalls.mremap import mremap
+from contigmm.syscalls.mseal import mseal
+from contigmm.syscalls.munmap import munmap
+from contigmm.syscalls.touch import touch_write
+
+B, P = 0x1000_0000, 4096
+RW, FIXED, GROWSDOWN = 3, 0x32, 0x132
+DATA = VM_READ | VM_WRITE
+
+
+def refusal(call, *args) -> tuple[int, Reason]:
+    with pytest.raises(SyscallError) as caught:
+        call(*args)
+    return caught.value.errno, caught.value.reason
+
+
+@pytest.mark.parametrize(("number", "flags"), [(abi.RLIMIT_AS, VM_READ), (abi.RLIMIT_DATA, DATA)])
+@pytest.mark.parametrize("bytes_more", [0, P - 1])
+def test_a_limit_of_size_counts_whole_pages(make_task, number, flags, bytes_more):
+    task = make_task(limits={number: 8 * P + bytes_more})
+    mm = task.mm
+    assert may_expand_vm(mm, flags, 8)
+    assert not may_expand_vm(mm, flags, 9)
+    mmap(task, B, 5 * P, RW, FIXED)
+    assert may_expand_vm(mm, flags, 3)
+    assert not may_expand_vm(mm, flags, 4)
+
+
+def test_a_data_limit_of_zero_that_could_be_raised_does_not_count(make_task):
+    task = make_task()
+    task.rlimits[abi.RLIMIT_DATA] = (0, 8 * P)
+    assert may_expand_vm(task.mm, DATA, 8)
+    assert not may_expand_vm(task.mm, DATA, 9)
+    assert may_expand_vm(task.mm, VM_READ, 9)
+    task.rlimits[abi.RLIMIT_DATA] = (P, 8 * P)
+    assert not may_expand_vm(task.mm, DATA, 2), "the workaround is for 0 only"
+
+
+def test_the_lock_limit_counts_what_would_be_locked_and_knows_the_privileged(make_task):
+    task = make_task(limits={abi.RLIMIT_MEMLOCK: 4 * P + 1})
+    assert mlock_future_ok(task, task.mm, VM_LOCKED, 4 * P)
+    assert not mlock_future_ok(task, task.mm, VM_LOCKED, 5 * P)
+    assert mlock_future_ok(task, task.mm, 0, 5 * P)
+    root = make_task(limits={abi.RLIMIT_MEMLOCK: 0}, caps=frozenset({"CAP_IPC_LOCK"}))
+    assert mlock_future_ok(root, root.mm, VM_LOCKED, 5 * P)
+
+
+@pytest.mark.parametrize(
+    ("mode", "allowed"),
+    [
+        pytest.param(abi.OVERCOMMIT_GUESS, 1100, id="guess: all memory and swap, each time anew"),
+        pytest.param(abi.OVERCOMMIT_ALWAYS, 1 << 40, id="always"),
+    ],
+)
+def test_a_promise_of_the_lenient_modes(task, mode, allowed):
+    promises = Overcommit(total_ram_pages=1000, total_swap_pages=100, mode=mode)
+    for _ in range(2):
+        assert promises.charge(task.mm, allowed, is_admin=False)
+    if mode == abi.OVERCOMMIT_GUESS:
+        assert not promises.charge(task.mm, allowed + 1, is_admin=False)
+    assert promises.committed == 2 * allowed, "a refused promise is not kept"
+
+
+def test_a_promise_of_the_strict_mode(task):
+    def allowed(*, is_admin: bool, **settings: int) -> int:
+        """The largest promise, by trying."""
+        low, high = 0, 1 << 20
+        while low < high:
+            asked = (low + high + 1) // 2
+            promises = Overcommit(100_000, 10_000, mode=abi.OVERCOMMIT_NEVER, **settings)
+            if promises.charge(task.mm, asked, is_admin=is_admin):
+                low = asked
+            else:
+                high = asked - 1
+        return low
+
+    assert allowed(is_admin=True) == 60_000 - 1, "half of memory, and swap; less, not as much"
+    assert allowed(is_admin=False) == 60_000 - 2048 - 1
+    assert allowed(is_admin=True, ratio=80) == 90_000 - 1
+    assert allowed(is_admin=True, kbytes=160_000) == 50_000 - 1
+    assert allowed(is_admin=True, hugetlb_pages=50_000) == 35_000 - 1
+    mmap(task, B, 3200 * P, 0, FIXED)
+    assert allowed(is_admin=True) == 60_000 - 100 - 1, "a 32nd of what the process has is kept"
+
+
+def fill(task, vmas: int) -> None:
+    """Map until there are so many VMAs; no two merge."""
+    for at in range(vmas):
+        mmap(task, B + at * P, P, RW if at % 2 else abi.PROT_READ, FIXED)
+    assert task.mm.map_count == vmas
+
+
+MOVE = abi.MREMAP_MAYMOVE | abi.MREMAP_FIXED
+FAR = 0x2000_0000
+
+
+@pytest.mark.parametrize(
+    ("below", "call"),
+    [
+        pytest.param(-1, lambda task: mmap(task, FAR, P, RW, FIXED), id="mmap: one too many is ok"),
+        pytest.param(0, lambda task: mprotect(task, B, P, 1), id="split by mprotect"),
+        pytest.param(0, lambda task: mlock(task, B, P), id="split by mlock"),
+        pytest.param(0, lambda task: munmap(task, B + P, P), id="a hole by munmap"),
+        pytest.param(0, lambda task: madvise(task, B, P, 10), id="split by madvise"),
+        pytest.param(0, lambda task: mseal(task, B, P, 0), id="split by mseal"),
+        pytest.param(3, lambda task: mremap(task, B, P, 2 * P, 1), id="mremap may move"),
+        pytest.param(5, lambda task: mremap(task, B, P, P, MOVE, FAR), id="mremap moves"),
+    ],
+)
+def test_there_may_be_so_many_vmas(make_task, below, call):
+    for room in (1, 0):
+        task = make_task(caps=frozenset({"CAP_IPC_LOCK"}))
+        mmap(task, B, 4 * P, RW, FIXED)
+        mmap(task, B + 4 * P, 4 * P, abi.PROT_READ, FIXED)
+        task.mm.config.max_map_count = task.mm.map_count + below + room
+        if room:
+            call(task)
+            continue
+        errno, reason = refusal(call, task)
+        assert reason is Reason.TOO_MANY_MAPPINGS
+        assert errno == (abi.EAGAIN if "madvise" in call.__code__.co_names else abi.ENOMEM)
+
+
+def test_the_ends_of_a_mapping_may_go_when_there_may_be_no_more_vmas(task):
+    mmap(task, B, 8 * P, RW, FIXED)
+    task.mm.config.max_map_count = 1
+    munmap(task, B, P)
+    munmap(task, B + 7 * P, P)
+    assert refusal(munmap, task, B + 2 * P, P)[0] == abi.ENOMEM
+    munmap(task, B + 2 * P, 5 * P)
+
+
+def test_the_number_of_vmas_is_asked_before_the_seal(task):
+    mmap(task, B, 8 * P, RW, FIXED)
+    mseal(task, B, 8 * P, 0)
+    task.mm.config.max_map_count = 1
+    assert refusal(munmap, task, B + P, P) == (abi.ENOMEM, Reason.TOO_MANY_MAPPINGS)
+    assert refusal(munmap, task, B, P) == (abi.EPERM, Reason.SEALED)
+
+
+def test_a_heap_stays_where_there_may_be_no_more_vmas(task):
+    task.mm.start_brk = task.mm.brk = FAR
+    fill(task, 3)
+    task.mm.config.max_map_count = 2
+    assert brk(task, FAR + P) == FAR
+    task.mm.config.max_map_count = 3
+    assert brk(task, FAR + P) == FAR + P
+
+
+@pytest.mark.parametrize("pages", [16, 17])
+def test_a_stack_grows_to_its_limit(make_task, pages):
+    task = make_task(limits={abi.RLIMIT_STACK: 16 * P})
+    mmap(task, B, P, RW, GROWSDOWN)
+    low = B + P - pages * P
+    if pages == 16:
+        touch_write(task, low, 1, P, 1)
+        return
+    with pytest.raises(MemoryFault):
+        touch_write(task, low, 1, P, 1)
