@@ -95,7 +95,7 @@ def test_a_unix_socket_will_do(tmp_path: Path):
     [
         (["--machine", "spec:nothing"], "contigmm serve: "),
         (["--machine", "file:/nowhere"], "contigmm serve: "),
-        (["--listen", "256.0.0.1:1"], "contigmm serve: cannot listen on 256.0.0.1:1"),
+        (["--listen", "unix:/nowhere/s"], "contigmm serve: cannot listen on unix:/nowhere/s"),
         (["--clock", "wall"], "invalid choice"),
     ],
 )

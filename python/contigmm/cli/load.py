@@ -34,6 +34,24 @@ def load(
             rich_help_panel=_MACHINE,
         ),
     ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="CONTIGMM_TLS_CA",
+            help="Speak TLS to the target; certificates in PEM that vouch for it.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="CONTIGMM_TOKEN_FILE",
+            help="File that holds the token for the target.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
     machine: Annotated[
         str | None,
         typer.Option(
@@ -132,6 +150,7 @@ def load(
         _compare(*compare)
         return
     with needing("load"):
+        from contigmm.client.door import Door
         from contigmm.load import sizes as grammar
         from contigmm.load.arrival import Arrival
         from contigmm.load.coordinator import Plan
@@ -156,6 +175,7 @@ def load(
         generators=generators,
         seed=seed,
         arrival=Arrival.parse(arrival),
+        door=Door() if target is None else Door.of_files(tls_ca=tls_ca, token_file=token_file),
     )
     if plot is not None:
         with needing("plot"):  # before the run, not after it

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contigmm.client import channel, exchanges, views, wire
+from contigmm.client.door import Door
 from contigmm.client.exchanges import Check, Exchange, MachineInfo, ProcessInfo, ProcessSpec
 from contigmm.client.failures import ServiceError, from_rpc
 from contigmm.description import MachineDescription
@@ -22,18 +23,22 @@ T = TypeVar("T")
 _EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 
-def connect(address: str, *, timeout_s: float = channel.TIMEOUT_S) -> "Client":
-    """Connect to HOST:PORT or unix:PATH; nothing is sent yet."""
-    return Client(address, timeout_s=timeout_s)
+def connect(
+    address: str, *, timeout_s: float = channel.TIMEOUT_S, door: Door = channel.NO_DOOR
+) -> "Client":
+    """Connect to HOST:PORT or unix:PATH, through ``door``; nothing is sent yet."""
+    return Client(address, timeout_s=timeout_s, door=door)
 
 
 class Client:
     """A connection to one server, for one event loop; close it, or use ``async with``."""
 
-    def __init__(self, address: str, *, timeout_s: float = channel.TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float = channel.TIMEOUT_S, door: Door = channel.NO_DOOR
+    ) -> None:
         """Connect; see :func:`connect`."""
-        self._channel = grpc.aio.insecure_channel(address, options=channel.OPTIONS)
-        self._methods = channel.methods(self._channel)
+        self._channel = channel.opened(grpc.aio, address, door)
+        self._methods = channel.methods(self._channel, door)
         self._timeout_s = timeout_s
         self.new_request_id = exchanges.RequestIds()
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contigmm.client import channel, exchanges, views, wire
+from contigmm.client.door import Door
 from contigmm.client.exchanges import Check, Exchange, MachineInfo, ProcessInfo, ProcessSpec
 from contigmm.client.failures import from_rpc
 from contigmm.description import MachineDescription
@@ -21,10 +22,12 @@ T = TypeVar("T")
 class Client:
     """A connection to one server. Safe to share between threads; close it, or use ``with``."""
 
-    def __init__(self, address: str, *, timeout_s: float = channel.TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str, *, timeout_s: float = channel.TIMEOUT_S, door: Door = channel.NO_DOOR
+    ) -> None:
         """Connect to HOST:PORT or unix:PATH; nothing is sent yet."""
-        self._channel = grpc.insecure_channel(address, options=channel.OPTIONS)
-        self._methods = channel.methods(self._channel)
+        self._channel = channel.opened(grpc, address, door)
+        self._methods = channel.methods(self._channel, door)
         self._timeout_s = timeout_s
         self.new_request_id = exchanges.RequestIds()
 

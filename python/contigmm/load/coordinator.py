@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from contigmm.client.aio import Client, Machine, connect
+from contigmm.client.door import Door
 from contigmm.client.failures import ServiceError
 from contigmm.description import MachineDescription
 from contigmm.load.arrival import Arrival
@@ -77,6 +78,8 @@ class Plan:
     generators: int
     seed: int
     arrival: Arrival
+    door: Door
+    """How to come in at the target."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ async def _run(plan: Plan, watch: Watch) -> Report:
         if address is None:
             watch(Tick("starting a server"))
             address = await stack.enter_async_context(own_server())
-        client = await stack.enter_async_context(connect(address))
+        client = await stack.enter_async_context(connect(address, door=plan.door))
         booted = await stack.enter_async_context(_machine(plan, client, watch))
         hold = plan.hold or _hold_for(plan, booted.usable_bytes)
         generators = [
@@ -273,6 +276,7 @@ def _assignments(plan: Plan, booted: _Booted, address: str, hold: Hold) -> list[
             arrival=plan.arrival,
             duration_s=plan.duration_s,
             nr_processes=plan.nr_processes,
+            door=plan.door,
         )
         for number in range(nr_generators)
     ]

@@ -51,8 +51,9 @@ class Generator:
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Do what is assigned until told to leave, or until the coordinator is gone."""
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(connect(self._assignment.address))
-            await self._spawn(client.machine(self._assignment.machine), stack)
+            given = self._assignment
+            client = await stack.enter_async_context(connect(given.address, door=given.door))
+            await self._spawn(client.machine(given.machine), stack)
             async with asyncio.TaskGroup() as group:
                 work = [
                     group.create_task(self._drive(process, index))

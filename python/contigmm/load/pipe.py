@@ -9,6 +9,7 @@ from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from dataclasses import dataclass
 from typing import Final
 
+from contigmm.client.door import Door
 from contigmm.load.arrival import Arrival
 from contigmm.load.samples import Chunk
 from contigmm.load.sizes import Hold, SizeMix
@@ -34,6 +35,7 @@ class Assignment:
     duration_s: float
     nr_processes: int
     """Simulated processes of the whole load."""
+    door: Door
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
             _run_batch(hosted, asked.command, response.answers)
             return response
 
-        return hosted.answer_once(request, pb.RunBatchResponse, work, cost_us=asked.cost_us)
+        return hosted.answer_once(
+            request, pb.RunBatchResponse, work, cost_us=asked.cost_us, operations=asked.count
+        )
 
     def RunColumns(
         self, request: pb.RunColumnsRequest, context: object
@@ -50,7 +52,9 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
             _run_columns(hosted, asked.command, response.answers)
             return response
 
-        return hosted.answer_once(request, pb.RunColumnsResponse, work, cost_us=asked.cost_us)
+        return hosted.answer_once(
+            request, pb.RunColumnsResponse, work, cost_us=asked.cost_us, operations=asked.count
+        )
 
     async def Operate(
         self, request_iterator: AsyncIterator[pb.OperateRequest], context: OperateContext
@@ -163,7 +167,7 @@ class Talk:
             run()
             return response
 
-        answer = await hosted.queue.run_in_turn(work, cost_us=asked.cost_us)
+        answer = await hosted.queue.run_in_turn(work, cost_us=asked.cost_us, operations=asked.count)
         await hosted.lasting()
         return answer
 

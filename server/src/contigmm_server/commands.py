@@ -1,4 +1,4 @@
-"""One machine's queue of commands: one at a time, first come first served, bounded.
+"""One machine's queue of commands: one at a time, fair between tenants, bounded for each.
 
 A command is a function that runs on the machine and returns when it is done. A short one runs on
 the event loop; one that is judged to take over 4 ms runs in a thread, and the machine
@@ -7,12 +7,13 @@ completed; what has not begun when its caller goes away (cancelled, deadline pas
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Final, TypeAlias, TypeVar
 
+from contigmm_server.doors.caller import CURRENT
 from contigmm_server.failures import ErrorReason, exhausted
+from contigmm_server.turns import Turns
 
 SHORT_US: Final = 4000
 """Work judged to take longer leaves the event loop.
@@ -28,20 +29,20 @@ Soon: TypeAlias = T | Awaitable[T]
 
 
 class CommandQueue:
-    """Commands of one machine, in the order in which they came."""
+    """Commands of one machine, a tenant's in the order in which they came: see ``Turns``."""
 
     def __init__(self, executor: Executor, *, limit: int, settle: Callable[[], None]) -> None:
         """Make an empty queue.
 
         Args:
             executor: Threads for what is long.
-            limit: Most commands waiting; one more is RESOURCE_EXHAUSTED.
+            limit: Most commands of one tenant waiting; one more is RESOURCE_EXHAUSTED.
             settle: Called on the event loop when a command has ended, before the next begins.
         """
         self._executor = executor
         self._limit = limit
         self._settle = settle
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting = Turns()
         self._busy = False
         self.depth_max = 0
         """Most commands that ever waited at once."""
@@ -51,60 +52,60 @@ class CommandQueue:
         """Commands that wait for their turn."""
         return len(self._waiting)
 
-    def answer(self, work: Callable[[], T], *, cost_us: float) -> Soon[T]:
+    def answer(self, work: Callable[[], T], *, cost_us: float, operations: int = 1) -> Soon[T]:
         """Do as :meth:`run`, but give the result itself if the machine is idle and ``work`` short.
 
         Raises:
             ServiceError: As :meth:`run`.
         """
         if self._busy or cost_us >= SHORT_US:
-            return self.run(work, cost_us=cost_us)
+            return self.run(work, cost_us=cost_us, operations=operations)
         self._busy = True
         try:
             return work()
         finally:
             self._release()
 
-    async def run(self, work: Callable[[], T], *, cost_us: float) -> T:
-        """Run ``work`` when its turn comes, at once if the machine is idle.
+    async def run(self, work: Callable[[], T], *, cost_us: float, operations: int = 1) -> T:
+        """Run ``work`` of so many operations when its turn comes, at once if the machine is idle.
 
         Raises:
             ServiceError: RESOURCE_EXHAUSTED, too many are waiting; or what ``work`` raises.
         """
         if self._busy:
             self._check_room()
-            await self._turn()
+            await self._turn(operations)
         else:
             self._busy = True
         return await self._run(work, cost_us)
 
-    async def run_in_turn(self, work: Callable[[], T], *, cost_us: float) -> T:
+    async def run_in_turn(self, work: Callable[[], T], *, cost_us: float, operations: int = 1) -> T:
         """Run ``work`` behind everything that has arrived by now, so that ``depth`` counts it all.
 
         Raises:
             ServiceError: As :meth:`run`.
         """
         self._check_room()
-        await self._turn()
+        await self._turn(operations)
         return await self._run(work, cost_us)
 
-    async def run_ordered(self, work: Callable[[], T], *, cost_us: float) -> T:
+    async def run_ordered(self, work: Callable[[], T], *, cost_us: float, operations: int = 1) -> T:
         """Run ``work`` past the limit if need be: for what the service itself orders."""
-        await self._turn()
+        await self._turn(operations)
         return await self._run(work, cost_us)
 
     def _check_room(self) -> None:
-        if len(self._waiting) >= self._limit:
+        if self._waiting.of(CURRENT.get().tenant) >= self._limit:
             raise exhausted(
                 ErrorReason.ERROR_REASON_QUEUE_FULL,
                 f"{self._limit} commands are waiting for this machine",
             )
 
-    async def _turn(self) -> None:
+    async def _turn(self, operations: int) -> None:
         """Wait until the machine is this caller's."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
+        self._waiting.add(CURRENT.get().tenant, operations, turn)
         self.depth_max = max(self.depth_max, self.depth)
         if not self._busy:
             self._busy = True
@@ -132,9 +133,8 @@ class CommandQueue:
 
     def _grant(self) -> None:
         """Give the machine to the next who still waits for it."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._busy = False
+        turn = self._waiting.next()
+        if turn is None:
+            self._busy = False
+        else:
+            turn.set_result(None)

@@ -85,7 +85,13 @@ class HostedMachine:
         return answer
 
     def answer_once(
-        self, request: Any, kind: type[R], work: Callable[[], R], *, cost_us: float
+        self,
+        request: Any,
+        kind: type[R],
+        work: Callable[[], R],
+        *,
+        cost_us: float,
+        operations: int = 1,
     ) -> Soon[R]:
         """Give the answer of ``work``, or, for a request id seen before, the first answer again.
 
@@ -108,13 +114,13 @@ class HostedMachine:
             return response
 
         if self.journal is None:
-            return self.queue.answer(once, cost_us=cost_us)
-        return self._answer_lasting(once, cost_us)
+            return self.queue.answer(once, cost_us=cost_us, operations=operations)
+        return self._answer_lasting(once, cost_us, operations)
 
-    async def _answer_lasting(self, once: Callable[[], R], cost_us: float) -> R:
+    async def _answer_lasting(self, once: Callable[[], R], cost_us: float, operations: int) -> R:
         """Give an answer, or a refusal, once all that it rests on lasts."""
         try:
-            soon = self.queue.answer(once, cost_us=cost_us)
+            soon = self.queue.answer(once, cost_us=cost_us, operations=operations)
             response = soon if isinstance(soon, Message) else await soon
         except ServiceError:
             await self.lasting()
@@ -179,7 +185,9 @@ class HostedMachine:
             command = Command([Operation(Call.EXIT, process, (0, cause)) for process in some])
             try:
                 await self.queue.run_ordered(
-                    partial(self._exit, command, some, cause), cost_us=command.cost_us
+                    partial(self._exit, command, some, cause),
+                    cost_us=command.cost_us,
+                    operations=len(some),
                 )
             except ServiceError as error:
                 log.error("%s: processes %s go on: %s", self.name, some, error)

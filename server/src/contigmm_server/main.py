@@ -14,6 +14,7 @@ from contigmm.description import MachineDescription
 from contigmm.errors import ContigmmError
 from contigmm.hosts import describe
 from contigmm.sim.machine import Machine
+from contigmm_server.doors.tls import DoorError, Tls, check_listening
 from contigmm_server.durable.journal import Durability
 from contigmm_server.durable.keeper import Keeper
 from contigmm_server.durable.store import Store
@@ -56,8 +57,49 @@ def _parser() -> argparse.ArgumentParser:
         help="when a command is acknowledged: once it lasts, each synced alone (full) or together "
         "with others (group, the default with --data), or at once (none)",
     )
+    _add_doors(parser)
     parser.add_argument("--verbose", action="store_true", help="log more, to standard error")
     return parser
+
+
+def _add_doors(parser: argparse.ArgumentParser) -> None:
+    doors = parser.add_argument_group("who may come in", "See docs/security.md.")
+    doors.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="speak TLS with this certificate chain (PEM)"
+    )
+    doors.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (PEM, not encrypted)")
+    doors.add_argument(
+        "--tls-client-ca",
+        type=Path,
+        metavar="FILE",
+        help="let only clients in whose certificates these authorities have signed (PEM)",
+    )
+    doors.add_argument(
+        "--insecure-listen",
+        action="store_true",
+        help="let other computers in though nobody has to say who he is, or not in secret",
+    )
+
+
+def _tls(args: argparse.Namespace) -> Tls | None:
+    """What to speak TLS with, and whether one may listen at all.
+
+    Raises:
+        DoorError: One of two options is missing, or the address is open to a network.
+    """
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise DoorError("--tls-cert and --tls-key are given together")
+    if args.tls_client_ca is not None and args.tls_cert is None:
+        raise DoorError("--tls-client-ca needs --tls-cert and --tls-key")
+    if not args.insecure_listen:
+        check_listening(
+            args.listen,
+            encrypted=args.tls_cert is not None,
+            authenticated=args.tls_client_ca is not None,
+        )
+    if args.tls_cert is None:
+        return None
+    return Tls(args.tls_cert, args.tls_key, args.tls_client_ca)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("contigmm serve: --durability needs --data DIR\n")
         return UNUSABLE
     description = None
+    try:
+        tls = _tls(args)
+    except DoorError as error:
+        sys.stderr.write(f"contigmm serve: {error}\n")
+        return UNUSABLE
     if args.machine:
         try:
             description = describe(args.machine, seed=args.seed)
@@ -78,14 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"contigmm serve: {error}\n")
             return UNUSABLE
     try:
-        asyncio.run(_serve(args, description))
+        asyncio.run(_serve(args, description, tls))
     except (CannotListenError, ContigmmError, OSError) as error:
         sys.stderr.write(f"contigmm serve: {error}\n")
         return UNUSABLE
     return 0
 
 
-async def _serve(args: argparse.Namespace, description: MachineDescription | None) -> None:
+async def _serve(
+    args: argparse.Namespace, description: MachineDescription | None, tls: Tls | None
+) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +156,7 @@ async def _serve(args: argparse.Namespace, description: MachineDescription | Non
                 description, profile=args.profile, seed=args.seed, clock=args.clock
             ),
         )
-    address = await service.start(args.listen)
+    address = await service.start(args.listen, tls)
     _spare_the_collector()
     sys.stdout.write(f"listening on {address}\n")
     sys.stdout.flush()

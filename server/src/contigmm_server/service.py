@@ -22,6 +22,7 @@ from contigmm.v1 import (
     view_pb2_grpc,
 )
 from contigmm_server.batches import BatchService
+from contigmm_server.doors.tls import Tls
 from contigmm_server.limits import Limits
 from contigmm_server.machines import MachineService
 from contigmm_server.memory import MemoryService
@@ -78,14 +79,19 @@ class Service:
         )
         return cast(Methods, methods)
 
-    async def start(self, address: str) -> str:
+    async def start(self, address: str, tls: Tls | None = None) -> str:
         """Listen on ``address`` and give the address with the port that was bound.
 
         Raises:
             CannotListenError: The address is taken, or none.
+            DoorError: TLS cannot be served with these files.
         """
+        credentials = None if tls is None else tls.credentials()
         try:
-            port = self.server.add_insecure_port(address)
+            if credentials is None:
+                port = self.server.add_insecure_port(address)
+            else:
+                port = self.server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise CannotListenError(f"cannot listen on {address}: {error}") from error
         await self.server.start()
