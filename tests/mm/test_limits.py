@@ -1,11 +1,15 @@
 """Every limit at its boundary: what is just allowed, and what is one more."""
 
+from dataclasses import replace
+
 import pytest
 
 from contigmm import abi
 from contigmm.errors import MemoryFault, Reason, SyscallError
+from contigmm.hosts import describe
 from contigmm.mm.flags import VM_LOCKED, VM_READ, VM_WRITE
 from contigmm.mm.limits import Overcommit, may_expand_vm, mlock_future_ok
+from contigmm.sim.machine import Machine
 from contigmm.syscalls.brk import brk
 from contigmm.syscalls.madvise import madvise
 from contigmm.syscalls.mlock import mlock
@@ -170,3 +174,23 @@ def test_a_stack_grows_to_its_limit(make_task, pages):
         return
     with pytest.raises(MemoryFault):
         touch_write(task, low, 1, P, 1)
+
+
+def test_a_machine_obeys_the_settings_it_was_booted_with():
+    told = {"max_map_count": 2, "overcommit_memory": 2, "overcommit_kbytes": 1 << 16}
+    small = describe("spec:small")
+    machine = Machine.boot(replace(small, settings={**small.settings, **told}), profile="linux")
+    for one in (machine, Machine.restore(machine.snapshot())):
+        process = one.spawn("one")
+        assert refusal(process.mmap, 0, 1 << 27, RW, 0x22) == (abi.ENOMEM, Reason.OVERCOMMIT)
+        for at in range(3):  # one more than there may be, as in Linux
+            process.mmap(B + 2 * at * P, P, RW, FIXED)
+        full = (abi.ENOMEM, Reason.TOO_MANY_MAPPINGS)
+        assert refusal(process.mmap, B - 2 * P, P, RW, FIXED) == full
+
+
+@pytest.mark.parametrize(("name", "value"), [("overcommit_memory", 3), ("max_map_count", "-1")])
+def test_a_setting_that_cannot_be_is_refused_by_name(name, value):
+    small = describe("spec:small")
+    with pytest.raises(ValueError, match=f"vm.{name} cannot be"):
+        Machine.boot(replace(small, settings={name: value}), profile="linux")

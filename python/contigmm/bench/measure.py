@@ -16,19 +16,21 @@ from typing import Any
 class Subject:
     """Something to measure: ``work`` is called ``number`` times a round and timed as a whole.
 
-    ``before`` and ``after`` run untimed around each round.
+    Each call does ``units`` of what is measured. ``before`` and ``after`` run untimed around each
+    round.
     """
 
     name: str
     work: Callable[[], object]
     number: int
     vmas: int = 1
+    units: int = 1
     before: Callable[[], object] | None = None
     after: Callable[[], object] | None = None
 
 
 def interleaved(subjects: Sequence[Subject], *, rounds: int) -> list[dict[str, Any]]:
-    """Measure every subject once a round; give microseconds a call, least and median."""
+    """Measure every subject once a round; give microseconds a unit, least and median."""
     times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     for _ in range(rounds):
         for subject in subjects:
@@ -37,8 +39,8 @@ def interleaved(subjects: Sequence[Subject], *, rounds: int) -> list[dict[str, A
         {
             "name": subject.name,
             "vmas": subject.vmas,
-            "min_us": round(min(times[subject.name]), 3),
-            "median_us": round(statistics.median(times[subject.name]), 3),
+            "min_us": round(min(times[subject.name]), 4),
+            "median_us": round(statistics.median(times[subject.name]), 4),
             "runs": rounds,
         }
         for subject in subjects
@@ -60,4 +62,4 @@ def _one_round(subject: Subject) -> float:
         gc.enable()
     if subject.after is not None:
         subject.after()
-    return elapsed_ns / subject.number / 1e3
+    return elapsed_ns / (subject.number * subject.units) / 1e3

@@ -4,8 +4,15 @@ import ctypes
 import sys
 from typing import Final
 
-from contigmm.abi import MAP_ANONYMOUS, MAP_POPULATE, MAP_PRIVATE, PROT_READ, PROT_WRITE
-from contigmm.bench.library import KIB_64, MIB_4
+from contigmm.abi import (
+    MADV_NOHUGEPAGE,
+    MAP_ANONYMOUS,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+)
+from contigmm.bench.library import KIB_64, MIB_4, MIB_64, page_subjects
 from contigmm.bench.measure import Subject
 
 _RW: Final = PROT_READ | PROT_WRITE
@@ -20,7 +27,27 @@ def subjects() -> list[Subject]:
     return [
         _pair("real_mmap_munmap_64k", KIB_64, _PRIVATE, number=500),
         _pair("real_populate_4m", MIB_4, _PRIVATE | MAP_POPULATE, number=5),
+        *_pages(),
     ]
+
+
+def _pages() -> list[Subject]:
+    """As the library's, on small pages."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    word = ctypes.c_size_t
+    libc.mmap.argtypes = [ctypes.c_void_p, word, ctypes.c_int, ctypes.c_int, ctypes.c_int, word]
+    libc.madvise.argtypes = [ctypes.c_void_p, word, ctypes.c_int]
+    addr = libc.mmap(None, MIB_64, _RW, _PRIVATE, -1, 0)
+    if addr == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), "mmap")
+
+    def advise(advice: int) -> None:
+        if libc.madvise(addr, MIB_64, advice):
+            raise OSError(ctypes.get_errno(), "madvise")
+
+    advise(MADV_NOHUGEPAGE)
+    return page_subjects("real_", advise)
 
 
 def _pair(name: str, length: int, flags: int, *, number: int) -> Subject:

@@ -62,7 +62,7 @@ def python(json_: Json = False, rounds: Rounds = 15) -> None:
         return
     for row in report["results"]:
         print(
-            f"{row['name']:22} {row['min_us']:10.2f} us least, {row['median_us']:10.2f} us median"
+            f"{row['name']:22} {row['min_us']:11.3f} us least, {row['median_us']:11.3f} us median"
         )
 
 

@@ -45,6 +45,16 @@ def default_rlimits() -> "Rlimits":
     return rlimits
 
 
+#: What may be written to /proc/sys/vm, by the largest value: mm/util.c, mm/mmap.c, v6.18.
+_SYSCTLS: Final = {
+    "max_map_count": (1 << 31) - 1,
+    "mmap_min_addr": (1 << 47) - 1,
+    "overcommit_kbytes": (1 << 64) - 1,
+    "overcommit_memory": 2,
+    "overcommit_ratio": (1 << 31) - 1,
+}
+
+
 class MmConfig:
     """Settings of one machine's memory management, and its promises."""
 
@@ -109,6 +119,28 @@ class MmConfig:
         effective = enabled if own == "inherit" else own
         self.thp_always = effective == "always"
         self.thp_madvise = effective == "madvise"
+
+    def set_sysctl(self, name: str, value: int | str) -> None:
+        """Write to a file of /proc/sys/vm; one that no rule here asks for is passed over.
+
+        Raises:
+            ValueError: no such value.
+        """
+        if name not in _SYSCTLS:
+            return
+        number = int(value) if str(value).isdecimal() else -1
+        if not 0 <= number <= _SYSCTLS[name]:
+            raise ValueError(f"vm.{name} cannot be {value!r}: 0 to {_SYSCTLS[name]}")
+        if name == "overcommit_memory":
+            self.overcommit.mode = number
+        elif name == "overcommit_ratio":
+            self.overcommit.ratio = number
+        elif name == "overcommit_kbytes":
+            self.overcommit.kbytes = number
+        elif name == "mmap_min_addr":
+            self.dac_mmap_min_addr = number
+        else:
+            self.max_map_count = number
 
     def last_unmapped(self, file: "Backing") -> None:
         """Nobody maps ``file`` any more: end it if nobody has it open and no directory names it.

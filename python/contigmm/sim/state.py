@@ -56,6 +56,8 @@ class MachineState:
             defrag=str(description.settings.get("transparent_hugepage_defrag", "madvise")),
         )
         config.nodes = sum(1 << node for node in description.nodes)
+        for name, value in description.settings.items():
+            config.set_sysctl(name, value)
         state = cls(
             memory=memory,
             config=config,
