@@ -117,6 +117,17 @@ class Memory:
 
     # ---- the whole ----
 
+    def write_pages(self, nr_bytes: int, *, index: int = 0, cpu: int = 0) -> int:
+        """Put bytes of a file, from page ``index`` of it on, in the page cache by one write.
+
+        They are dirty, in folios as large as alignment and free blocks allow, and have no owner.
+        Returns the number of folios.
+
+        Raises:
+            CoreError: There is no frame for a page; those before it stay.
+            ValueError: There is no such CPU, or the file would have over 2^32 pages.
+        """
+
     def mark_dirty(self, pfns: npt.NDArray[np.uint32]) -> None:
         """Say that imported folios, named by their first frames, are not written back yet.
 

@@ -1,8 +1,12 @@
 """Steps of a record that make room: faults that compact, huge-page pools, compaction of all memory.
 
-All steps of a record are run in their order on one machine a draw, booted from the snapshot taken
-before the first; what is told of a step is its request only. A folio that is refused leaves a
-single page in its place, as the fault does.
+The steps are run in their order on one machine a draw, booted from the last snapshot before them;
+what is told of a step is its request only. A folio that is refused leaves a single page in its
+place, as the fault does.
+
+Who records writes the snapshot to a file before the first step. Its pages are in no snapshot, and
+they matter: a large folio that is not on disk yet cannot be split, and one without a target ends a
+run of compaction (docs/compaction.md).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from contigmm.abi import PAGE_SIZE
 from contigmm.description import MachineDescription
 from contigmm.hosts import Evidence, build
 from contigmm.phys import CoreError, Memory
@@ -35,6 +40,9 @@ POOL_GFP: Final = (
 PAGE_GFP: Final = GFP["GFP_HIGHUSER_MOVABLE"]
 _PMD_ORDER: Final = 9
 _PMD_KIB: Final = 2048
+#: What the recorder's first write(2) of a file holds, in pages; the second has the rest: seen with
+#: ``lzma.open()`` of Python 3.11.
+_FIRST_WRITE: Final = 8
 _COUNTERS: Final = (
     "compact_migrate_scanned",
     "compact_free_scanned",
@@ -53,17 +61,38 @@ class Outcome:
     counters: Mapping[str, int]
 
 
+def makes_room(step: Mapping[str, Any]) -> bool:
+    """Tell whether a step may compact or reclaim."""
+    return not (step.get("step") == "fault" and step.get("defrag") == "never")
+
+
 def forecast_steps(
-    snapshot: Evidence, steps: Sequence[Mapping[str, Any]], *, draws: int, seed: int
+    snapshot: Evidence,
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    written: int,
+    draws: int,
+    seed: int,
 ) -> list[list[Outcome]]:
-    """Run all steps once a draw; return the outcomes of each draw, step by step."""
-    return [list(_run(build(snapshot, seed=seed + n), steps, seed=seed + n)) for n in range(draws)]
+    """Run all steps once a draw; return the outcomes of each draw, step by step.
+
+    ``written`` is the size in bytes of the file that the snapshot was written to.
+    """
+    return [
+        list(_run(build(snapshot, seed=seed + n), steps, written=written, seed=seed + n))
+        for n in range(draws)
+    ]
 
 
 def _run(
-    description: MachineDescription, steps: Sequence[Mapping[str, Any]], *, seed: int
+    description: MachineDescription,
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    written: int,
+    seed: int,
 ) -> Iterator[Outcome]:
     memory = boot_memory(description, seed=seed, cpus=None, costs=False)
+    _write_file(memory, written)
     for step in steps:
         before, counted = free_pageblocks(memory), memory.vmstat()
         delivered = _run_step(memory, step)
@@ -76,6 +105,13 @@ def _run(
         )
 
 
+def _write_file(memory: Memory, nr_bytes: int) -> None:
+    """Put the recorder's file in the page cache, not on disk yet."""
+    first = min(_FIRST_WRITE * PAGE_SIZE, nr_bytes)
+    memory.write_pages(first)
+    memory.write_pages(nr_bytes - first, index=_FIRST_WRITE)
+
+
 def _run_step(memory: Memory, step: Mapping[str, Any]) -> int:
     kind = step.get("step")
     if kind == "compact_memory":
@@ -83,7 +119,7 @@ def _run_step(memory: Memory, step: Mapping[str, Any]) -> int:
         return 0
     if kind == "hugetlb" and int(step["kib"]) == _PMD_KIB:
         return _fill_pool(memory, int(step["requested"]))
-    if kind == "fault" and step.get("defrag") == "never":
+    if not makes_room(step):
         memory.set_direct_reclaim(False)
         got = probe(memory, Ask(int(step["order"]), int(step["max"])))
         memory.set_direct_reclaim(True)

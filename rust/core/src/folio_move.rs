@@ -26,7 +26,7 @@ impl Memory {
     /// move, as nothing points at it.
     pub(crate) fn is_stock(&self, head: BlockHead) -> bool {
         head.class.is_lru()
-            && self.map.flags(head.pfn) & !page_flags::DIRTY == 0
+            && self.map.flags(head.pfn) & !page_flags::STOCK == 0
             && self.map.refcount(head.pfn) == 1
             && self.map.mapcount(head.pfn) == 0
     }

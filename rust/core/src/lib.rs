@@ -5,6 +5,7 @@
 pub mod address_space;
 pub mod adopt;
 pub mod boot;
+mod buffered_write;
 mod bulk_alloc;
 pub mod census;
 pub mod clock;

@@ -193,7 +193,7 @@ impl Memory {
             let flags = self.map.flags(head.pfn);
             let user = head.class.is_anon() || head.class.is_cached();
             let large = flags & page_flags::LARGE != 0;
-            if user && (large || head.order == Order::ZERO && flags != 0) {
+            if user && (large || head.order == Order::ZERO && flags & !page_flags::STOCK != 0) {
                 self.check_folio(head, seen, &mut stat)?;
             } else {
                 let end = head.pfn.0 + head.order.nr_pages();

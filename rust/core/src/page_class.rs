@@ -148,4 +148,7 @@ pub mod page_flags {
     pub const CHAINED: u16 = 1 << 14;
     /// Taken off its LRU list for migration or reclaim: `folio_isolate_lru()`.
     pub const ISOLATED: u16 = 1 << 15;
+
+    /// What is known of captured pages that nobody was given; owned ones have other flags as well.
+    pub const STOCK: u16 = DIRTY | REFERENCED | ACTIVE;
 }

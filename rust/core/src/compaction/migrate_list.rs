@@ -42,7 +42,7 @@ impl Memory {
     ) -> Migrated {
         let mut result = Migrated::All;
         let mut moves = Vec::with_capacity(folios.len());
-        for (at, &(from, order)) in folios.iter().enumerate() {
+        for &(from, order) in folios {
             if let Some(to) = self.compaction_alloc(cc, order) {
                 moves.push((from, to, order));
                 continue;
@@ -56,8 +56,9 @@ impl Memory {
                 pieces.extend(frames.into_iter().map(|pfn| (pfn, Order::ZERO)));
                 continue;
             }
-            let left: u32 = folios[at..].iter().map(|folio| folio.1.nr_pages()).sum();
-            self.vmstat.count(VmEvent::PgMigrateFail, u64::from(left));
+            // Folios behind it are not tried and not counted: migrate_pages_batch().
+            self.vmstat
+                .count(VmEvent::PgMigrateFail, u64::from(order.nr_pages()));
             result = Migrated::NoTarget;
             break;
         }

@@ -6,6 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::{Memory, cpu_of, frames_of};
+use crate::errors::to_py;
 
 #[pymethods]
 impl Memory {
@@ -18,6 +19,18 @@ impl Memory {
             }
             memory.mark_dirty(&pfns);
             Ok(())
+        })
+    }
+
+    #[pyo3(signature = (nr_bytes, *, index = 0, cpu = 0))]
+    fn write_pages(&self, py: Python<'_>, nr_bytes: u32, index: u32, cpu: u16) -> PyResult<u32> {
+        let nr = nr_bytes.div_ceil(contigmm_core::contents::PAGE_SIZE.into());
+        if index.checked_add(nr).is_none() {
+            return Err(PyValueError::new_err("a file has no page beyond 2^32"));
+        }
+        self.with_batch(py, u64::from(nr), |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            memory.write_pages(cpu, index, nr_bytes).map_err(to_py)
         })
     }
 
