@@ -24,9 +24,12 @@ __all__ = [
 class CoreError(OSError):
     """The core refused. ``errno`` is Linux's number, ``cause`` says which rule it was.
 
-    Causes: ``order_too_large``, ``no_such_migrate_type``, ``no_such_cpu``, ``no_such_node``
-    (EINVAL); ``below_watermark``, ``no_block``, ``compaction_failed``,
-    ``no_room``, ``out_of_memory`` (ENOMEM).
+    Causes: ``order_too_large``, ``no_such_migrate_type``, ``no_such_cpu``, ``no_such_node``,
+    ``unsupported_gfp`` (EINVAL); ``below_watermark``, ``no_block``, ``compaction_failed``,
+    ``no_room``, ``out_of_memory`` (ENOMEM). Of ranges beyond the largest block ``no_range``, and
+    what stood in most of them: ``range_reserved``, ``range_crosses_zones``, ``range_isolated``,
+    ``range_in_cma``, ``range_has_hugetlb``, ``range_unmovable``, ``range_pinned``, ``range_busy``,
+    ``range_no_target`` (ENOMEM); ``strerror`` names the first such frame.
     """
 
     cause: str
@@ -465,11 +468,23 @@ class Memory:
     ) -> tuple[int, int]:
         """Allocate exactly ``nr`` contiguous frames, zeroed, held and pinned: (run, first pfn).
 
-        ``gfp`` is GFP_HIGHUSER unless given. What the block has too much goes back in the largest
-        aligned blocks.
+        ``gfp`` is GFP_HIGHUSER unless given. Up to 4 MiB a block is taken, and what it has too much
+        goes back in the largest aligned blocks; beyond, a range is emptied.
 
         Raises:
-            CoreError: ENOMEM, no block could be had; EINVAL, above MAX_PAGE_ORDER.
+            CoreError: ENOMEM, no block or range could be had; EINVAL, flags that do not go with a
+                range.
+        """
+
+    def run_alloc_batch(
+        self, *, nr: int, most: int, cpu: int, node: int | None = None, gfp: int | None = None
+    ) -> int:
+        """Allocate up to ``most`` runs beyond 4 MiB, until one is refused; return how many.
+
+        Each search goes on behind the run that was found last.
+
+        Raises:
+            CoreError: not even one could be had; as :meth:`run_alloc`.
         """
 
     def break_for_test(self, *, every: int) -> None:

@@ -96,6 +96,13 @@ class Reason(StrEnum):
     CONTIG_CONTRADICTORY_FLAGS = "contig_contradictory_flags"
     CONTIG_ABOVE_MAX_ORDER = "contig_above_max_order"
     CONTIG_USER_LIMIT = "contig_user_limit"
+    CONTIG_NO_RANGE = "contig_no_range"
+    CONTIG_RANGE_RESERVED = "contig_range_reserved"
+    CONTIG_RANGE_HUGETLB = "contig_range_hugetlb"
+    CONTIG_RANGE_UNMOVABLE = "contig_range_unmovable"
+    CONTIG_RANGE_PINNED = "contig_range_pinned"
+    CONTIG_RANGE_BUSY = "contig_range_busy"
+    CONTIG_RANGE_NO_TARGET = "contig_range_no_target"
     CONTIG_RUN_IS_PINNED = "contig_run_is_pinned"
 
 
@@ -107,23 +114,26 @@ class SyscallError(ContigmmError, OSError):
     """A simulated system call returned ``-errno``, which is what user space sees.
 
     ``reason`` says which check it was: ours, stable, what tests, clients and docs/fidelity.md
-    refer to. Several checks may share one errno.
+    refer to. Several checks may share one errno. ``detail`` is a sentence on what was met, such as
+    a frame that stood in the way, or empty.
     """
 
     errno: int
     reason: Reason
+    detail: str
 
-    def __init__(self, errno: int, reason: Reason) -> None:
+    def __init__(self, errno: int, reason: Reason, detail: str = "") -> None:
         OSError.__init__(self, errno, reason.value)
         self.reason = reason
+        self.detail = detail
 
     @property
     def errno_name(self) -> str:
         """Linux's name of ``errno``."""
         return ERRNO_NAMES[self.errno]
 
-    def __reduce__(self) -> tuple[type["SyscallError"], tuple[int, Reason]]:
-        return type(self), (self.errno, self.reason)
+    def __reduce__(self) -> tuple[type["SyscallError"], tuple[int, Reason, str]]:
+        return type(self), (self.errno, self.reason, self.detail)
 
 
 class MemoryFault(ContigmmError):

@@ -101,10 +101,32 @@ def test_more_pieces_are_there_after_compaction():
     assert "are there after compaction" in later.sentence()
 
 
-def test_above_the_largest_order_nothing_helps_but_another_allocator():
-    answer = explain(FRAGMENTED, "8M", draws=1)
-    assert (answer.verdict, answer.cause) == ("fails", "order_too_large")
-    assert "alloc_contig_pages" in answer.would_help[0]
+def test_above_the_largest_order_a_range_is_emptied():
+    answer = explain("spec:small", "8M")
+    assert (answer.verdict, answer.cause) == ("succeeds", "served")
+    assert "aligned ranges of 2,048 frames" in answer.evidence[0]
+    assert explain(FRAGMENTED, "6M", draws=FEW).verdict == "succeeds"
+
+
+def test_a_refused_range_names_what_stands_in_most():
+    answer = explain(FRAGMENTED, "256M", draws=FEW)
+    assert (answer.verdict, answer.cause) == ("fails", "range_unmovable")
+    assert "a page of the kernel that cannot move, as at frame " in answer.sentence()
+
+
+def test_pieces_above_the_largest_order_are_counted_by_taking_them():
+    fresh = howmany("spec:small", "64M")
+    assert fresh.count > 2
+    assert fresh.trials[0].cause.startswith("range_"), fresh.trials[0]
+    assert fresh.count > howmany("spec:small", "96M").count
+
+
+def test_a_range_that_no_machine_has_is_refused():
+    assert explain("spec:small", "4T").cause == "no_range"
+    assert explain("spec:small", "64T").cause == "no_range"
+    answer = explain("spec:small", "64M", gfp="GFP_ATOMIC")
+    assert (answer.verdict, answer.cause) == ("fails", "unsupported_gfp")
+    assert "CMA area" in answer.would_help[0]
 
 
 def test_zones_that_the_flags_exclude_are_not_asked():
@@ -173,7 +195,7 @@ def test_the_command_line_prints_sentences(capfd):
 
 
 def test_a_verdict_can_be_made_a_failure(capfd):
-    arguments = ("explain", "spec:small", "--size", "8M", "--fail-if")
+    arguments = ("explain", "spec:small", "--size", "4T", "--fail-if")
     assert printed(capfd, *arguments, "fails")[0] == 3
     assert printed(capfd, *arguments, "unknown")[0] == 0
 

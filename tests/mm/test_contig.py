@@ -11,7 +11,8 @@ from contigmm.abi import (
     MAP_CONTIG,
     RLIMIT_MEMLOCK,
 )
-from contigmm.errors import Reason, SyscallError
+from contigmm.description import PageClass
+from contigmm.errors import MemoryFault, Reason, SyscallError
 from contigmm.mm.flags import VM_SYNC, vm_flags_letters
 from contigmm.syscalls.fork import fork
 from contigmm.syscalls.madvise import madvise
@@ -103,21 +104,97 @@ def test_contig_charges_task_and_user_until_the_pages_go(make_task):
     assert refusal(mmap, other, 0, 2 * P, RW, PRIVATE) == (EAGAIN, Reason.CONTIG_USER_LIMIT)
 
 
-@pytest.mark.parametrize("profile", ["contig", "rfc2017"])
 @pytest.mark.parametrize("make_task", ["core"], indirect=True)
-def test_more_than_the_largest_order_is_refused_by_name(make_task, profile):
-    task = make_task(profile, MEMLOCK)
+def test_the_rfc_refuses_more_than_the_largest_order_by_name(make_task):
+    task = make_task("rfc2017", MEMLOCK)
     wanted = (ENOMEM, Reason.CONTIG_ABOVE_MAX_ORDER)
     assert refusal(mmap, task, 0, (4 << 20) + P, RW, PRIVATE) == wanted
 
 
 @pytest.mark.parametrize("make_task", ["core"], indirect=True)
+@pytest.mark.parametrize("nr", [1025, 2048, 5000, 16384])
+def test_a_run_beyond_the_largest_order(make_task, nr):
+    task = make_task("contig", MEMLOCK)
+    memory = task.mm.memory
+    mmap(task, B, 1 << 20, RW, 0x32)
+    touch_write(task, B, 256)
+    addr = mmap(task, 0, nr * P, RW, PRIVATE)
+    frames = pfns(task, addr, nr)
+    assert frames == list(range(frames[0], frames[0] + nr))
+    assert touch_read(task, addr, nr) == (nr, 0)
+    assert (task.mm.locked_vm, task.mm.pinned_vm) == (nr, nr)
+    memory.check()
+    munmap(task, addr + 1000 * P, 20 * P)  # a part of it goes, frame by frame
+    gone = memory.frame_classes()[frames[1000] : frames[1020]]
+    assert set(gone) <= {PageClass.FREE, PageClass.PCP}
+    assert pfns(task, addr + 1020 * P, 1) == [frames[1020]]
+    munmap(task, addr, nr * P)
+    memory.check()
+    assert PageClass.ANON not in set(memory.frame_classes()[frames[0] : frames[-1] + 1])
+    assert (task.mm.locked_vm, task.mm.pinned_vm) == (0, 0)
+
+
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
+def test_what_stands_in_a_range_moves_and_keeps_its_bytes(make_task):
+    task = make_task("contig", MEMLOCK)
+    nr = 192 * 256
+    mmap(task, B, nr * P, RW, 0x32)
+    touch_write(task, B, nr, value=1)
+    for page in range(0, nr, 3):  # so that nowhere 8 MiB are free
+        munmap(task, B + page * P, P)
+    before = pfns(task, B, nr)
+    addr = mmap(task, 0, 8 << 20, RW, PRIVATE)
+    first = pfns(task, addr, 1)[0]
+    moved = [page for page in range(nr) if before[page] in range(first, first + 2048)]
+    assert len([page for page in moved if page % 3]) > 1000
+    after = pfns(task, B, nr)
+    assert not set(after) & set(range(first, first + 2048))
+    for page in range(1, nr, 3):
+        assert touch_read(task, B + page * P, 1) == (1, (1 + page) % 256)
+    task.mm.memory.check()
+
+
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
+def test_a_range_that_cannot_be_had_is_refused_by_what_stands_there(make_task):
+    unlimited = {RLIMIT_MEMLOCK: 1 << 40}
+    task = make_task("contig", unlimited)
+    mmap(task, B, P, RW, 0x32)
+    touch_write(task, B)  # page tables lie low
+    assert refusal(mmap, task, 0, 192 << 20, RW, PRIVATE)[1] == Reason.CONTIG_RANGE_UNMOVABLE
+    assert refusal(mmap, task, 0, 512 << 20, RW, PRIVATE)[1] == Reason.CONTIG_NO_RANGE
+    task.caps |= {"CAP_IPC_LOCK"}
+    assert refusal(mmap, task, 0, 1 << 46, RW, PRIVATE) == (ENOMEM, Reason.CONTIG_NO_RANGE)
+    held = mmap(task, 0, 64 << 20, RW, PRIVATE)
+    for _ in range(2):
+        mmap(task, 0, 64 << 20, RW, PRIVATE)
+    with pytest.raises(SyscallError) as caught:
+        mmap(task, 0, 64 << 20, RW, PRIVATE)
+    assert caught.value.reason == Reason.CONTIG_RANGE_PINNED
+    assert caught.value.detail.endswith(f"a pinned page, as at frame {pfns(task, held, 1)[0]}")
+    assert task.mm.pinned_vm == 3 * (64 << 20) // P, "what was refused was not charged"
+    task.mm.memory.check()
+
+
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
+def test_a_full_machine_has_nowhere_to_move_a_range_to(make_task):
+    task = make_task("contig", {RLIMIT_MEMLOCK: 1 << 40})
+    addr = mmap(task, B, 240 << 20, RW, 0x32)
+    with pytest.raises(MemoryFault):
+        touch_write(task, addr, (256 << 20) // P)
+    assert refusal(mmap, task, 0, 32 << 20, RW, PRIVATE)[1] == Reason.CONTIG_RANGE_NO_TARGET
+    task.mm.memory.check()
+
+
+@pytest.mark.parametrize("make_task", ["core"], indirect=True)
 @pytest.mark.parametrize(("profile", "left"), [("contig", 1), ("rfc2017", 0)])
 def test_a_failed_fixed_mapping_leaves_the_old_one_only_in_contig(make_task, profile, left):
-    task = make_task(profile, MEMLOCK)
-    mmap(task, B, 8 << 20, RW, 0x32)
-    assert refusal(mmap, task, B, 8 << 20, RW, 0x10 | PRIVATE)[0] == ENOMEM
-    assert task.mm.map_count == left
+    task = make_task(profile, {RLIMIT_MEMLOCK: 1 << 40})
+    mmap(task, B, 96 << 20, RW, 0x32)
+    if profile == "contig":
+        mmap(task, 1 << 40, 128 << 20, RW, PRIVATE)
+    before = task.mm.map_count
+    assert refusal(mmap, task, B, 96 << 20, RW, 0x10 | PRIVATE)[0] == ENOMEM
+    assert task.mm.map_count == before - 1 + left
 
 
 def test_split_pieces_find_each_other_again(make_task):

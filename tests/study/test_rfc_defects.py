@@ -6,11 +6,6 @@ from contigmm.study.bench_machine import BenchMachine
 from contigmm.study.rfc_defects import report, study
 from contigmm.study.rfc_scenarios import SCENARIOS
 
-#: Not gone with the finished policy, and why.
-REMAINS = {
-    "D10": "runs above the largest order are not there yet (docs/fidelity.md)",
-}
-
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=[s.defect for s in SCENARIOS])
 def test_each_defect_shows_under_the_policy_at_fault(scenario):
@@ -21,7 +16,7 @@ def test_each_defect_shows_under_the_policy_at_fault(scenario):
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=[s.defect for s in SCENARIOS])
 def test_each_defect_goes_when_the_policy_is_swapped(scenario):
     evidence = scenario.run(BenchMachine("contig"))
-    assert (evidence.amount > 0) is (scenario.defect in REMAINS), evidence.sentence
+    assert not evidence.amount, evidence.sentence
 
 
 def test_scenarios_are_the_same_every_time():

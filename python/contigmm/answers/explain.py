@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from contigmm.answers.arithmetic import sizes, unknowns, zone_lines
-from contigmm.answers.request import CONTIG_GFP, Request
+from contigmm.answers.request import CONTIG_GFP, MAX_PAGE_ORDER, Request
 from contigmm.answers.trial import Trial, drawn_machines, run_until_refused
 from contigmm.description import MachineDescription, PageClass
 from contigmm.phys import Memory
@@ -33,9 +33,11 @@ _CACHE: Final = (PageClass.FILE, PageClass.FILE_LARGE)
 class Explanation:
     """The verdict, its cause in one stable word, the numbers behind it, and what would help.
 
-    Causes: ``served``, ``order_too_large``, ``below_watermark``, ``no_block``, ``out_of_memory``,
+    Causes: ``served``, ``below_watermark``, ``no_block``, ``out_of_memory``,
     ``compaction_failed``, ``no_room`` where the request made room in vain,
-    and ``draws_differ`` where what the source does not tell decides.
+    and ``draws_differ`` where what the source does not tell decides. Above 4 MiB those of ranges:
+    ``no_range``, ``range_unmovable``, ``range_pinned`` and the others of :class:`CoreError`, and
+    ``unsupported_gfp``.
     """
 
     request: Request
@@ -120,7 +122,7 @@ def _judge(trials: list[Trial], refused: list[Trial]) -> tuple[str, str]:
 def _efforts(memory: Memory) -> list[str]:
     """Say what the request did to make room for itself, if it had to."""
     done = memory.vmstat()
-    if not done["compact_stall"] and not done["pgsteal_direct"]:
+    if not any(done[name] for name in ("compact_stall", "pgsteal_direct", "pgmigrate_success")):
         return []
     return [
         f"to make room, the request compacted {done['compact_stall']:,} times, moved "
@@ -143,10 +145,11 @@ def _remedies(description: MachineDescription, memory: Memory, request: Request)
     cache = int(totals[list(_CACHE)].sum())
     on_lists = int(totals[PageClass.PCP])
     remedies = []
-    if request.order > 10:
+    if request.is_range:
         return (
-            "a CMA area, a hugetlb pool or alloc_contig_pages(): the buddy allocator has no block "
-            "above 4 MiB",
+            "a CMA area or a hugetlb pool reserved at boot: a range is emptied only where every "
+            "page can move",
+            f"smaller pieces, such as {sizes(4096 << MAX_PAGE_ORDER)}",
         )
     if movable:
         remedies.append(f"compaction: {movable:,} frames in use can be moved")

@@ -42,8 +42,13 @@ class Request:
 
     @property
     def is_whole_block(self) -> bool:
-        """Whether the piece fills its block, so that no tail is given back."""
-        return self.nr_pages == 1 << self.order
+        """Whether the piece fills a block of the buddy allocator, so that no tail is given back."""
+        return self.nr_pages == 1 << self.order and not self.is_range
+
+    @property
+    def is_range(self) -> bool:
+        """Whether no block is that large: a range has to be emptied."""
+        return self.order > MAX_PAGE_ORDER
 
     @property
     def highest_zone(self) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from contigmm.answers.request import MAX_PAGE_ORDER, Request
-from contigmm.description import MachineDescription
+from contigmm.answers.request import Request
+from contigmm.description import MAX_NR_FRAMES, MachineDescription
 from contigmm.hosts import build, read, spec_of
 from contigmm.phys import CoreError, Memory
 from contigmm.sim.boot import boot_memory
@@ -51,23 +51,22 @@ def drawn_machines(
 
 def run_until_refused(memory: Memory, request: Request, *, limit: int | None = None) -> Trial:
     """Ask for the same piece again and again, keeping each, until one is refused."""
-    if request.order > MAX_PAGE_ORDER:
-        return Trial(0, "order_too_large", _sentence("order_too_large", request))
+    if request.nr_pages > MAX_NR_FRAMES:
+        return Trial(0, "no_range", f"no machine has {request.nr_pages:,} frames")
     count = 0
     while limit is None or count < limit:
         try:
             count += _ask(memory, request, _BATCH if limit is None else limit - count)
         except CoreError as refusal:
-            if refusal.errno != _ENOMEM:
+            if refusal.errno != _ENOMEM and refusal.cause != "unsupported_gfp":
                 raise
-            return Trial(count, refusal.cause, _sentence(refusal.cause, request))
+            return Trial(count, refusal.cause, _sentence(refusal, request))
     return Trial(count, "", "")
 
 
-def _sentence(cause: str, request: Request) -> str:
-    """Say what a cause of the core means for this request."""
+def _sentence(refusal: CoreError, request: Request) -> str:
+    """Say what a refusal of the core means for this request."""
     sentences = {
-        "order_too_large": f"order {request.order} is above MAX_PAGE_ORDER, {MAX_PAGE_ORDER}",
         "below_watermark": "every zone that may serve it is at its mark, and nothing was "
         "reclaimed for it",
         "no_block": f"frames are free above the marks, but no block of order {request.order} is in "
@@ -77,15 +76,20 @@ def _sentence(cause: str, request: Request) -> str:
         "no_room": "every zone that may serve it is at its mark, and reclaim made no more room",
         "out_of_memory": "no zone that may serve it has a free frame",
     }
-    return sentences.get(cause, cause)
+    return sentences.get(refusal.cause, str(refusal.strerror))
 
 
 def _ask(memory: Memory, request: Request, nr: int) -> int:
-    """Ask once, or a batch where the pieces are whole blocks; return how many came."""
+    """Ask once, or a batch where the pieces are whole blocks; return how many came.
+
+    What is larger than any block is asked for as mmap(MAP_CONTIG) asks: a range that is emptied.
+    """
     if request.is_whole_block and nr > 1:
         got = memory.alloc_batch(nr, order=request.order, gfp=request.gfp)
         if len(got):
             return len(got)
+    if request.is_range:
+        return memory.run_alloc_batch(nr=request.nr_pages, most=nr, cpu=0, gfp=request.gfp)
     if request.is_whole_block:
         memory.alloc_pages(order=request.order, gfp=request.gfp)
     else:

@@ -38,6 +38,13 @@ _WHAT_DECIDED: Final[dict[str, str]] = {
         "no memory was free; Linux would have tried reclaim, which is switched off here"
     ),
     Reason.CONTIG_ABOVE_MAX_ORDER: "the size is above the largest block the allocator has",
+    Reason.CONTIG_NO_RANGE: "no zone has an aligned range of that size",
+    Reason.CONTIG_RANGE_RESERVED: "every range had a hole or reserved memory in it",
+    Reason.CONTIG_RANGE_HUGETLB: "a page of a hugetlb pool stood in most ranges",
+    Reason.CONTIG_RANGE_UNMOVABLE: "a page of the kernel that cannot move stood in most ranges",
+    Reason.CONTIG_RANGE_PINNED: "a pinned page stood in most ranges",
+    Reason.CONTIG_RANGE_BUSY: "a page that somebody held stood in most ranges",
+    Reason.CONTIG_RANGE_NO_TARGET: "pages of the range had no frame elsewhere to move to",
     Reason.MEMLOCK_LIMIT: "the process's RLIMIT_MEMLOCK, not memory",
     Reason.ADDRESS_SPACE_LIMIT: "the process's RLIMIT_AS, not memory",
     Reason.OVERCOMMIT: "the overcommit limit, before any frame was looked for",

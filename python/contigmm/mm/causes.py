@@ -22,6 +22,16 @@ RUN_PAGE_ABSENT: Final = "run_page_absent"
 #: AllocError::cause(), rust/core/src/error.rs; without room made, what Linux would have tried.
 _REASONS: Final = {
     "order_too_large": Reason.CONTIG_ABOVE_MAX_ORDER,
+    "no_range": Reason.CONTIG_NO_RANGE,
+    "range_reserved": Reason.CONTIG_RANGE_RESERVED,
+    "range_crosses_zones": Reason.CONTIG_RANGE_RESERVED,
+    "range_in_cma": Reason.CONTIG_RANGE_RESERVED,
+    "range_isolated": Reason.CONTIG_RANGE_BUSY,
+    "range_has_hugetlb": Reason.CONTIG_RANGE_HUGETLB,
+    "range_unmovable": Reason.CONTIG_RANGE_UNMOVABLE,
+    "range_pinned": Reason.CONTIG_RANGE_PINNED,
+    "range_busy": Reason.CONTIG_RANGE_BUSY,
+    "range_no_target": Reason.CONTIG_RANGE_NO_TARGET,
     "compaction_failed": Reason.NO_CONTIGUOUS_BLOCK_AFTER_COMPACTION,
     "no_room": Reason.NO_ROOM_AFTER_RECLAIM,
     "no_block": Reason.NO_CONTIGUOUS_BLOCK_COMPACTION_NOT_SIMULATED,
@@ -44,9 +54,9 @@ def reason_of(cause: str) -> Reason:
     return _REASONS.get(cause, Reason.OUT_OF_MEMORY_RECLAIM_NOT_SIMULATED)
 
 
-def no_memory(cause: str) -> SyscallError:
-    """ENOMEM with the cause that physical memory named."""
-    return SyscallError(ENOMEM, reason_of(cause))
+def no_memory(cause: str, detail: str = "") -> SyscallError:
+    """ENOMEM with the cause that physical memory named, and its sentence on it."""
+    return SyscallError(ENOMEM, reason_of(cause), detail)
 
 
 def fault_of(cause: str, address: int, done: int) -> MemoryFault:

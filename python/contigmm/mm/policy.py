@@ -168,7 +168,7 @@ class Rfc2017:
             SyscallError: ENOMEM, above MAX_ORDER or no such block.
         """
         memory = task.mm.memory
-        _check_countable(nr)
+        _check_countable(nr, Reason.CONTIG_ABOVE_MAX_ORDER)
         try:
             base = memory.rfc_alloc(length_pages=nr, cpu=task.cpu, node=task.node)
         except CoreError as refusal:
@@ -199,14 +199,14 @@ class Rfc2017:
         copy.run = None
 
 
-def _check_countable(nr: int) -> None:
+def _check_countable(nr: int, reason: Reason) -> None:
     """Refuse more frames than any machine has: the core counts them in 32 bits.
 
     Raises:
         SyscallError: ENOMEM.
     """
     if nr > MAX_NR_FRAMES:
-        raise SyscallError(ENOMEM, Reason.CONTIG_ABOVE_MAX_ORDER)
+        raise SyscallError(ENOMEM, reason)
 
 
 _CONTRADICTORY: Final = MAP_HUGETLB | MAP_GROWSDOWN | MAP_NORESERVE
@@ -248,6 +248,8 @@ class Contig:
     def allocate(self, task: "Task", nr: int) -> Run:
         """Charge task and user, then take exactly ``nr`` frames, zeroed and pinned.
 
+        Up to 4 MiB they come from the buddy allocator, larger runs from a range that is emptied.
+
         Raises:
             SyscallError: EAGAIN, a limit; ENOMEM, no such run.
         """
@@ -258,11 +260,11 @@ class Contig:
         held = self.user_pages.get(task.uid, 0)
         if self.user_limit_pages and held + nr > self.user_limit_pages:
             raise SyscallError(EAGAIN, Reason.CONTIG_USER_LIMIT)
-        _check_countable(nr)
+        _check_countable(nr, Reason.CONTIG_NO_RANGE)
         try:
             core_run, base = mm.memory.run_alloc(nr=nr, cpu=task.cpu, node=task.node)
         except CoreError as refusal:
-            raise no_memory(refusal.cause) from None
+            raise no_memory(refusal.cause, str(refusal.strerror)) from None
         self.user_pages[task.uid] = held + nr
         return Run(core_run, base, nr, task.uid, pieces_merge=True)
 

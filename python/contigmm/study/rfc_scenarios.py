@@ -195,7 +195,7 @@ def tail_is_freed_page_by_page(machine: BenchMachine) -> Evidence:
 
 
 def no_more_than_the_largest_block(machine: BenchMachine) -> Evidence:
-    """Ask for one page more than 4 MiB of a machine that is empty."""
+    """Ask an empty machine for one page more than 4 MiB."""
     task = machine.task()
     errno = _errno_of(lambda: mmap(task, 0, (4 << 20) + P, RW, CONTIG))
     return Evidence(errno, "errno", f"4 MiB and a page of 64 MiB free: errno {errno}")

@@ -174,6 +174,20 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """No room after reclaim."""
     REASON_PAGE_ON_ANOTHER_NODE: _Reason.ValueType  # 74
     """Page on another node."""
+    REASON_CONTIG_NO_RANGE: _Reason.ValueType  # 75
+    """Contig no range."""
+    REASON_CONTIG_RANGE_RESERVED: _Reason.ValueType  # 76
+    """Contig range reserved."""
+    REASON_CONTIG_RANGE_HUGETLB: _Reason.ValueType  # 77
+    """Contig range hugetlb."""
+    REASON_CONTIG_RANGE_UNMOVABLE: _Reason.ValueType  # 78
+    """Contig range unmovable."""
+    REASON_CONTIG_RANGE_PINNED: _Reason.ValueType  # 79
+    """Contig range pinned."""
+    REASON_CONTIG_RANGE_BUSY: _Reason.ValueType  # 80
+    """Contig range busy."""
+    REASON_CONTIG_RANGE_NO_TARGET: _Reason.ValueType  # 81
+    """Contig range no target."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The check that refused a system call, finer than its errno, and stable."""
@@ -328,4 +342,18 @@ REASON_NO_ROOM_AFTER_RECLAIM: Reason.ValueType  # 73
 """No room after reclaim."""
 REASON_PAGE_ON_ANOTHER_NODE: Reason.ValueType  # 74
 """Page on another node."""
+REASON_CONTIG_NO_RANGE: Reason.ValueType  # 75
+"""Contig no range."""
+REASON_CONTIG_RANGE_RESERVED: Reason.ValueType  # 76
+"""Contig range reserved."""
+REASON_CONTIG_RANGE_HUGETLB: Reason.ValueType  # 77
+"""Contig range hugetlb."""
+REASON_CONTIG_RANGE_UNMOVABLE: Reason.ValueType  # 78
+"""Contig range unmovable."""
+REASON_CONTIG_RANGE_PINNED: Reason.ValueType  # 79
+"""Contig range pinned."""
+REASON_CONTIG_RANGE_BUSY: Reason.ValueType  # 80
+"""Contig range busy."""
+REASON_CONTIG_RANGE_NO_TARGET: Reason.ValueType  # 81
+"""Contig range no target."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -134,11 +134,12 @@ impl Wild {
 }
 
 impl Memory {
-    /// Allocates a run of exactly `nr` frames, zeroed, held and pinned once each. What the block has
-    /// too much goes back in the largest aligned blocks.
+    /// Allocates a run of exactly `nr` frames, zeroed, held and pinned once each: from a block of the
+    /// buddy allocator, whose rest goes back in the largest aligned blocks, or beyond its largest
+    /// block from a range that is emptied ([`Self::alloc_contig_pages`]).
     ///
     /// # Errors
-    /// Why no block could be had; above `MAX_PAGE_ORDER`, [`AllocError::OrderTooLarge`].
+    /// Why no block or range could be had.
     pub fn run_alloc(
         &mut self,
         nr: u32,
@@ -151,17 +152,57 @@ impl Memory {
         if let Some(base) = self.owners.runs.due_twice(nr, pinned) {
             return Ok((self.hand_out_again(base, nr), base));
         }
-        let order = Order::covering(nr)?;
-        let base = self.alloc_class(cpu, gfp.with(Gfp::ZERO), order, node, PageClass::Anon)?;
-        self.split_page(base, order);
-        self.free_run(cpu, Pfn(base.0 + nr), order.nr_pages() - nr);
+        let gfp = gfp.with(Gfp::ZERO);
+        let base = if let Ok(order) = Order::covering(nr) {
+            let base = self.alloc_class(cpu, gfp, order, node, PageClass::Anon)?;
+            self.split_page(base, order);
+            self.free_run(cpu, Pfn(base.0 + nr), order.nr_pages() - nr);
+            base
+        } else {
+            self.alloc_contig_pages(nr, cpu, node, gfp, PageClass::Anon)?
+        };
+        Ok((self.hold_run(base, nr), base))
+    }
+
+    /// Allocates up to `most` runs of `nr` frames each, more than the largest block has, until one is
+    /// refused; returns how many. Each search goes on behind the run that the last one found, since
+    /// what stood in the way before it stands there still.
+    ///
+    /// # Errors
+    /// Why not even one could be had.
+    pub fn run_alloc_batch(
+        &mut self,
+        nr: u32,
+        most: u32,
+        cpu: Cpu,
+        node: Option<NodeId>,
+        gfp: Gfp,
+    ) -> Result<u32, AllocError> {
+        let mut search = self.contig_search(nr, cpu, node, gfp.with(Gfp::ZERO), PageClass::Anon)?;
+        let mut got = 0;
+        while got < most {
+            let Some(base) = self.next_contig(&mut search) else {
+                return if got > 0 {
+                    Ok(got)
+                } else {
+                    Err(search.refusal())
+                };
+            };
+            self.hold_run(base, nr);
+            got += 1;
+        }
+        Ok(got)
+    }
+
+    /// Makes frames that were just allocated a run: held and pinned.
+    fn hold_run(&mut self, base: Pfn, nr: u32) -> RunId {
         for pfn in (base.0..base.0 + nr).map(Pfn) {
             self.map.set_flags(pfn, ANON_FLAGS | page_flags::PINNED);
             self.map.pin(pfn);
         }
         self.claim_pageblocks(base, nr);
         self.owners.stat.nr_contig += u64::from(nr);
-        Ok((self.owners.runs.insert(base, nr), base))
+        self.owners.runs.insert(base, nr)
     }
 
     /// **For tests of observers only**: from now on every `every`-th run (from 1) is handed out
@@ -184,13 +225,14 @@ impl Memory {
         self.owners.runs.insert(base, nr)
     }
 
-    /// Pageblocks that a run covers whole are unmovable from now on: what is pinned for long must
-    /// not sit where compaction expects to clear.
+    /// Pageblocks that a run covers whole are unmovable from now on, unless they are reserved: what is
+    /// pinned for long must not sit where compaction expects to clear.
     fn claim_pageblocks(&mut self, base: Pfn, nr: u32) {
         let first = base.0.next_multiple_of(PAGEBLOCK_NR_PAGES);
         let end = base.0 + nr;
         for start in (first..end).step_by(PAGEBLOCK_NR_PAGES as usize) {
-            if start + PAGEBLOCK_NR_PAGES <= end {
+            let own = self.map.pageblock_migratetype(Pfn(start));
+            if start + PAGEBLOCK_NR_PAGES <= end && own.is_mergeable() {
                 self.map
                     .set_pageblock_migratetype(Pfn(start), MigrateType::Unmovable);
             }

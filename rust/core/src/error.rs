@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::page_isolation::Blocked;
 use crate::units::{Order, ZoneId};
 
 /// `ENOMEM`, include/uapi/asm-generic/errno-base.h v6.12.
@@ -65,6 +66,25 @@ pub enum AllocError {
         /// The mark that decided, `lowmem_reserve` included.
         mark: u64,
     },
+    /// `alloc_contig_range()` does not know one of these flags.
+    #[error("a contiguous range is not allocated with the flags {0:#x}")]
+    UnsupportedGfp(u32),
+    /// No zone that the request may use has an aligned range of so many frames.
+    #[error("no zone that the request may use has a range of {nr} frames")]
+    NoRange {
+        /// The frames asked for.
+        nr: u32,
+    },
+    /// Something stood in the way in every range of that many frames.
+    #[error("in {ranges} ranges of {nr} frames something is in the way, most often {}, as at frame {}", blocked.by.noun(), blocked.pfn.0)]
+    RangeBlocked {
+        /// The frames asked for.
+        nr: u32,
+        /// Ranges that were looked at.
+        ranges: u32,
+        /// What stood in the way of most of them, and where it did so first.
+        blocked: Blocked,
+    },
     /// No zone that the request may use has a free frame.
     #[error("no free frame in any zone that the request may use")]
     OutOfMemory,
@@ -75,6 +95,7 @@ impl AllocError {
     pub const fn errno(self) -> i32 {
         match self {
             Self::OrderTooLarge(_)
+            | Self::UnsupportedGfp(_)
             | Self::NoSuchMigrateType(_)
             | Self::NoSuchCpu(_)
             | Self::NoSuchNode(_) => EINVAL,
@@ -82,6 +103,8 @@ impl AllocError {
             | Self::NoBlock { .. }
             | Self::CompactionFailed { .. }
             | Self::NoRoom { .. }
+            | Self::NoRange { .. }
+            | Self::RangeBlocked { .. }
             | Self::OutOfMemory => ENOMEM,
         }
     }
@@ -97,6 +120,9 @@ impl AllocError {
             Self::NoBlock { .. } => "no_block",
             Self::CompactionFailed { .. } => "compaction_failed",
             Self::NoRoom { .. } => "no_room",
+            Self::UnsupportedGfp(_) => "unsupported_gfp",
+            Self::NoRange { .. } => "no_range",
+            Self::RangeBlocked { blocked, .. } => blocked.by.cause(),
             Self::OutOfMemory => "out_of_memory",
         }
     }

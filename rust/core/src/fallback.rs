@@ -293,7 +293,13 @@ impl Zone {
 
     /// Moves a pageblock's free blocks to the tails of another type's lists and changes its type:
     /// `__move_freepages_block()`.
-    fn move_block(&mut self, map: &mut MemMap, start: Pfn, from: MigrateType, to: MigrateType) {
+    pub(crate) fn move_block(
+        &mut self,
+        map: &mut MemMap,
+        start: Pfn,
+        from: MigrateType,
+        to: MigrateType,
+    ) {
         let whole = map.pageblock_is_whole(start);
         let end = start.0 + PAGEBLOCK_NR_PAGES;
         let mut next = start.0;

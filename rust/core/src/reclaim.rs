@@ -219,7 +219,7 @@ impl Memory {
     }
 
     /// Unmaps and frees a clean folio of the page cache; returns its frames, 0 if it stays.
-    fn evict_folio(&mut self, cpu: Cpu, head: BlockHead) -> u64 {
+    pub(crate) fn evict_folio(&mut self, cpu: Cpu, head: BlockHead) -> u64 {
         let nr = u64::from(head.order.nr_pages());
         let stays = page_flags::DIRTY
             | page_flags::WRITEBACK

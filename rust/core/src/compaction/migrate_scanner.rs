@@ -104,7 +104,7 @@ impl Memory {
     }
 
     /// Isolates up to a cluster of pages of one pageblock: `isolate_migratepages_block()`.
-    pub(super) fn isolate_migratepages_block(
+    pub(crate) fn isolate_migratepages_block(
         &mut self,
         cc: &mut CompactControl,
         low: u32,

@@ -29,12 +29,12 @@ use crate::zone::Zone;
 use migrate_list::Migrated;
 
 /// First frame of a frame's pageblock: `pageblock_start_pfn()`.
-const fn pageblock_start(pfn: u32) -> u32 {
+pub(crate) const fn pageblock_start(pfn: u32) -> u32 {
     pfn & !(PAGEBLOCK_NR_PAGES - 1)
 }
 
 /// One past the last frame of a frame's pageblock: `pageblock_end_pfn()`.
-const fn pageblock_end(pfn: u32) -> u32 {
+pub(crate) const fn pageblock_end(pfn: u32) -> u32 {
     pageblock_start(pfn).saturating_add(PAGEBLOCK_NR_PAGES)
 }
 

@@ -51,6 +51,25 @@ impl Memory {
         })
     }
 
+    #[pyo3(signature = (*, nr, most, cpu, node = None, gfp = None))]
+    fn run_alloc_batch(
+        &self,
+        py: Python<'_>,
+        nr: u32,
+        most: u32,
+        cpu: u16,
+        node: Option<u8>,
+        gfp: Option<u32>,
+    ) -> PyResult<u32> {
+        let gfp = gfp.map_or(Gfp::HIGHUSER, Gfp);
+        self.with_batch(py, u64::from(nr), |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            memory
+                .run_alloc_batch(nr, most, cpu, node.map(NodeId), gfp)
+                .map_err(to_py)
+        })
+    }
+
     #[allow(clippy::too_many_arguments)] // where, and which part of what
     #[pyo3(signature = (*, mm, cpu, vpn, run, offset, nr, vm_flags))]
     fn run_map(
