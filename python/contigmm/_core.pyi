@@ -476,6 +476,18 @@ class Memory:
                 range.
         """
 
+    def alloc_contig_pages(
+        self, *, nr: int, gfp: int, cpu: int = 0, node: int | None = None
+    ) -> int:
+        """Empty a range of ``nr`` frames for a gigantic page, and return its first pfn.
+
+        Its frames are of class ``HUGETLB``, one reference each: :meth:`free_batch` with order 0
+        gives them back.
+
+        Raises:
+            CoreError: ENOMEM or EINVAL, as :meth:`run_alloc` for large runs.
+        """
+
     def run_alloc_batch(
         self, *, nr: int, most: int, cpu: int, node: int | None = None, gfp: int | None = None
     ) -> int:

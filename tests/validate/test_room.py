@@ -48,6 +48,8 @@ def test_every_step_has_its_row_and_counters(record):
     assert compaction["low"] <= compaction["forecast"] <= compaction["high"]
     assert compaction["compact_migrate_scanned"]["forecast"] > 0
     assert 0 < rows[1][1]["forecast"] <= 16
+    gigantic = rows[2][1]
+    assert (gigantic["forecast"], gigantic["chance"]) == (0, 0), "every GiB has pages of the kernel"
 
 
 def test_steps_before_the_second_snapshot_are_not_run_again(record):

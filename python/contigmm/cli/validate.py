@@ -73,6 +73,7 @@ def supply(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Forecast how many folios of each order a real machine delivered, from its free lists."""
+    from contigmm.validate.gigantic import chance_lines
     from contigmm.validate.supply import FloorShare
     from contigmm.validate.supply_report import dumps, error_lines, supply_report
 
@@ -80,7 +81,7 @@ def supply(
     report = supply_report(records, share=share, draws=draws, seed=seed)
     if as_json:
         print(dumps(report, version=version("contigmm")))
-    for line in error_lines(report["steps"]):
+    for line in [*error_lines(report["steps"]), *chance_lines(report["gigantic_score"])]:
         print(line, file=sys.stderr if as_json else sys.stdout)
 
 

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from contigmm.hosts import read
+from contigmm.validate.gigantic import gigantic_row
 from contigmm.validate.supply import read_record
 from contigmm.validate.supply_room import Outcome, forecast_steps, makes_room
 
@@ -15,8 +16,7 @@ from contigmm.validate.supply_room import Outcome, forecast_steps, makes_room
 def room_rows(path: Path, *, draws: int, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Forecast the steps of a record that compact or reclaim; yield the kind of each row and it.
 
-    The machine is booted from the last snapshot before the first of them. Gigantic pages have no
-    forecast yet.
+    The machine is booted from the last snapshot before the first of them.
 
     Raises:
         SourceError: the record or its snapshot cannot be read.
@@ -54,7 +54,7 @@ def _kind(step: Mapping[str, Any]) -> str | None:
 def _row(step: Mapping[str, Any], outcomes: Sequence[Outcome]) -> dict[str, Any]:
     no_op = int(median([outcome.blocks9_before for outcome in outcomes]))
     if step["step"] == "hugetlb":
-        return {"asked": step["requested"], "delivered": step.get("got"), "forecast": None}
+        return gigantic_row(step, [outcome.delivered for outcome in outcomes])
     if step["step"] == "fault":
         row = {"asked": step["max"], "delivered": step.get("result", {}).get("success")}
         row |= _spread([outcome.delivered for outcome in outcomes])

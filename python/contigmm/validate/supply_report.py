@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contigmm.validate.floor import share_of
+from contigmm.validate.gigantic import brier
 from contigmm.validate.room_report import room_rows
 from contigmm.validate.supply import FloorShare, StepForecast, read_record, validate_record
 
@@ -17,7 +18,7 @@ SCHEMA: Final = "validate-supply/1"
 def supply_report(
     paths: Sequence[Path], *, share: FloorShare | None, draws: int, seed: int
 ) -> dict[str, Any]:
-    """Forecast the steps of records; gigantic pages have no forecast yet.
+    """Forecast the steps of records; ``gigantic_score`` sums up the chances of gigantic pages.
 
     Without ``share`` each record's is that of its kernel.
 
@@ -35,7 +36,9 @@ def supply_report(
         steps += [row.to_json() for row in rows]
         for kind, row in room_rows(path, draws=draws, seed=seed):
             others[kind].append(row)
-    return {"min_share_below_pmd": shares, "draws": draws, "steps": steps, **others}
+    score = brier(others["gigantic"])
+    report = {"min_share_below_pmd": shares, "draws": draws, "steps": steps}
+    return {**report, **others, "gigantic_score": score}
 
 
 def error_lines(steps: Sequence[StepForecast | dict[str, Any]]) -> list[str]:

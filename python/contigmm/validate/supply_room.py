@@ -23,6 +23,7 @@ from contigmm.hosts import Evidence, build
 from contigmm.phys import CoreError, Memory
 from contigmm.phys.gfp import GFP
 from contigmm.sim.boot import boot_memory
+from contigmm.validate.gigantic import fill_gigantic
 from contigmm.validate.supply import TABLE_GFP, Ask, probe
 
 #: A fault in advised memory with ``defrag`` at always: mm/huge_memory.c:vma_thp_gfp_mask(), v6.12.
@@ -119,6 +120,8 @@ def _run_step(memory: Memory, step: Mapping[str, Any]) -> int:
         return 0
     if kind == "hugetlb" and int(step["kib"]) == _PMD_KIB:
         return _fill_pool(memory, int(step["requested"]))
+    if kind == "hugetlb":
+        return fill_gigantic(memory, int(step["kib"]), int(step["requested"]))
     if not makes_room(step):
         memory.set_direct_reclaim(False)
         got = probe(memory, Ask(int(step["order"]), int(step["max"])))

@@ -1,7 +1,7 @@
 //! Contiguous runs, and what the RFC of October 2017 had instead.
 
 use contigmm_core::contig_run::{ContigRun, RunId};
-use contigmm_core::{Gfp, Memory as CoreMemory, NodeId, Pfn};
+use contigmm_core::{Gfp, Memory as CoreMemory, NodeId, PageClass, Pfn};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -48,6 +48,28 @@ impl Memory {
                 .run_alloc(nr, cpu, node.map(NodeId), gfp)
                 .map_err(to_py)?;
             Ok((run.0, base.0))
+        })
+    }
+
+    #[pyo3(signature = (*, nr, gfp, cpu = 0, node = None))]
+    fn alloc_contig_pages(
+        &self,
+        py: Python<'_>,
+        nr: u32,
+        gfp: u32,
+        cpu: u16,
+        node: Option<u8>,
+    ) -> PyResult<u32> {
+        if nr == 0 {
+            return Err(PyValueError::new_err("a range of no frames"));
+        }
+        self.with_batch(py, u64::from(nr), |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            let (node, gfp) = (node.map(NodeId), Gfp(gfp));
+            let pfn = memory
+                .alloc_contig_pages(nr, cpu, node, gfp, PageClass::Hugetlb)
+                .map_err(to_py)?;
+            Ok(pfn.0)
         })
     }
 
