@@ -19,6 +19,7 @@ __all__ = [
     "contention_study",
     "default_costs",
     "frag_study",
+    "tracepoints",
 ]
 
 class CoreError(OSError):
@@ -644,6 +645,26 @@ class Memory:
             CoreError: EINVAL, no such CPU.
         """
 
+    def trace_start(self, capacity: int) -> bool:
+        """Keep the last ``capacity`` events from now on; False: somebody listens already."""
+
+    def trace_stop(self) -> None:
+        """Keep no events any more."""
+
+    def trace_take(
+        self,
+    ) -> tuple[
+        npt.NDArray[np.uint64],
+        npt.NDArray[np.uint16],
+        npt.NDArray[np.uint8],
+        npt.NDArray[np.uint32],
+        int,
+    ]:
+        """Take the events out, oldest first: time, CPU, tracepoint, fields; how many were dropped.
+
+        One row of fields an event, as :func:`tracepoints` names them, then zeros.
+        """
+
     def enter_syscall(self, *, cpu: int) -> None:
         """Let the time pass on a CPU that entering and leaving the kernel takes."""
 
@@ -807,6 +828,9 @@ def frag_study(
     Raises:
         ValueError: A share is above 1000, there is no such policy, or no machine is so large.
     """
+
+def tracepoints() -> list[tuple[str, list[str]]]:
+    """Return name and field names of every tracepoint, by number: ``events.rs``."""
 
 def default_costs() -> dict[str, int]:
     """Return what each step costs unless a machine is told otherwise.

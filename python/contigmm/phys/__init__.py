@@ -11,6 +11,7 @@ from contigmm._core import (
     contention_study,
     default_costs,
     frag_study,
+    tracepoints,
 )
 
 if TYPE_CHECKING:  # types of the stub only
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # types of the stub only
         "contention_study",
         "default_costs",
         "frag_study",
+        "tracepoints",
     ]
 else:
     __all__ = [
@@ -40,4 +42,5 @@ else:
         "contention_study",
         "default_costs",
         "frag_study",
+        "tracepoints",
     ]

@@ -18,6 +18,7 @@ from contigmm.sim.process import Process, unwrap
 from contigmm.sim.snapshot import MAX_SNAPSHOT_BYTES, decode, digest, encode
 from contigmm.sim.state import ClockMode, MachineState
 from contigmm.sim.table import Entry
+from contigmm.sim.trace import DEFAULT_CAPACITY, Trace
 
 Journal = Callable[[int, Operation, Answer], None]
 """Called with each operation's number, the operation as it was carried out, and its answer."""
@@ -226,6 +227,17 @@ class Machine:
         """Hold the machine, so that several views show one moment of it (:attr:`seq`)."""
         with self._lock:
             yield self._state.memory
+
+    def trace(self, capacity: int = DEFAULT_CAPACITY) -> Trace:
+        """Listen to the allocator: ``with machine.trace() as trace: ...; trace.read()``.
+
+        Args:
+            capacity: Events to keep; of more the oldest are dropped, and counted.
+
+        Raises:
+            TraceError: ``capacity`` is out of range; on entry, that somebody else listens.
+        """
+        return Trace(self, capacity)
 
     def is_alive(self, process: int) -> bool:
         """Tell whether a live process has this id."""

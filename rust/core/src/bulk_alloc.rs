@@ -74,7 +74,7 @@ impl Memory {
             class,
         };
         let (zone, mut with) = self.parts(preferred);
-        if !with.tuning.run_refill {
+        if !with.tuning.run_refill || with.map.events.is_on() {
             return 0;
         }
         let nr = if zone.pcps.is_empty() {

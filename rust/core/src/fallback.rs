@@ -3,6 +3,7 @@
 //! `__rmqueue_steal()`) with the older names of its helpers.
 
 use crate::clock::Clocks;
+use crate::events::Tracepoint;
 use crate::mem_map::{MemMap, PageClass};
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, Pfn};
 use crate::vmstat::{VmEvent, VmStat};
@@ -61,6 +62,28 @@ const fn fallbacks(migratetype: MigrateType) -> [MigrateType; 2] {
         Reclaimable => [Unmovable, Movable],
         _ => [Reclaimable, Movable],
     }
+}
+
+/// Tells whoever listens that a block of one type served another: `mm_page_alloc_extfrag`, with the
+/// order asked for and the one found, the type asked for and the one found.
+fn note_fallback(
+    map: &mut MemMap,
+    pfn: Pfn,
+    orders: (Order, Order),
+    types: (MigrateType, MigrateType),
+) {
+    let changed = map.pageblock_migratetype(pfn) == types.0;
+    map.events.note(
+        Tracepoint::PageAllocExtfrag,
+        [
+            pfn.0,
+            orders.0.get().into(),
+            orders.1.get().into(),
+            types.0 as u32,
+            types.1 as u32,
+            u32::from(changed),
+        ],
+    );
 }
 
 /// Free and movable frames of a pageblock: `prep_move_freepages_block()`.
@@ -156,6 +179,8 @@ impl Zone {
             let pfn = self.try_to_steal_block(with, pfn, current, order, start_type, flags);
             if pfn.is_some() {
                 with.vmstat.count(VmEvent::PageblockClaim, 1);
+                let orders = (order, current);
+                note_fallback(with.map, pfn?, orders, (start_type, fallback));
                 return pfn;
             }
         }
@@ -179,6 +204,7 @@ impl Zone {
                 .expect("the list is not empty");
             self.del_and_expand(with.map, pfn, order, current, fallback);
             with.vmstat.count(VmEvent::PageSteal, 1);
+            note_fallback(with.map, pfn, (order, current), (start_type, fallback));
             return Some(pfn);
         }
         None

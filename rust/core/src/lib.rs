@@ -17,6 +17,7 @@ pub mod contig_range;
 pub mod contig_run;
 pub mod cost;
 pub mod error;
+pub mod events;
 pub mod fallback;
 pub mod fault;
 mod file_fault;

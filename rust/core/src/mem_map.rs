@@ -33,6 +33,7 @@ pub use record::GUP_PIN_COUNTING_BIAS;
 pub(crate) use store::Store;
 use store::{COMPOUND, FREE, KIND_MASK, LARGE, SINGLE, decode, state_of};
 
+use crate::events::Events;
 pub use crate::page_class::{PageClass, page_flags};
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, Pfn, ZoneId};
 
@@ -77,6 +78,8 @@ pub struct MemMap {
     ranges: Vec<(u32, u32, ZoneId)>,
     refs_above: BTreeMap<u32, u32>,
     maps_above: BTreeMap<u32, u32>,
+    /// Whoever listens to what happens to the frames.
+    pub(crate) events: Events,
 }
 
 impl MemMap {
@@ -93,6 +96,7 @@ impl MemMap {
             ranges: Vec::new(),
             refs_above: BTreeMap::new(),
             maps_above: BTreeMap::new(),
+            events: Events::default(),
         }
     }
 

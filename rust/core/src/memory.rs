@@ -3,6 +3,7 @@
 use crate::address_space::Owners;
 use crate::boot::BootSpec;
 use crate::clock::Clocks;
+use crate::events::Event;
 use crate::fallback::Tuning;
 use crate::mem_map::MemMap;
 use crate::reclaim::ReclaimQueue;
@@ -61,6 +62,26 @@ impl Memory {
     /// The event counters.
     pub const fn vmstat(&self) -> &VmStat {
         &self.vmstat
+    }
+
+    /// Keeps the last `capacity` events from now on; not if somebody listens already.
+    pub fn trace_start(&mut self, capacity: usize) -> bool {
+        let free = !self.map.events.is_on();
+        if free {
+            self.map.events.start(capacity);
+        }
+        free
+    }
+
+    /// Keeps no events from now on.
+    pub fn trace_stop(&mut self) {
+        self.map.events.stop();
+    }
+
+    /// Takes the events kept, oldest first, with how many were dropped to make room since the last
+    /// time.
+    pub fn trace_take(&mut self) -> (Vec<Event>, u64) {
+        self.map.events.take()
     }
 
     /// What the machine was booted from.

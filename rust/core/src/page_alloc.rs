@@ -7,6 +7,7 @@
 
 use crate::clock::Clocks;
 use crate::error::AllocError;
+use crate::events::{NO_PFN, Tracepoint};
 use crate::fallback::{Parts, RmqueueMode};
 use crate::gfp::Gfp;
 use crate::mem_map::{MemMap, PageClass};
@@ -89,6 +90,9 @@ impl Memory {
         node: Option<NodeId>,
         class: PageClass,
     ) -> Option<Pfn> {
+        if self.map.events.is_on() {
+            return None;
+        }
         let local = self.node_of(cpu)?;
         let highest = gfp.highest_zone();
         let zonelist = Zonelists::which(node.unwrap_or(local), gfp.has(Gfp::THISNODE), highest);
@@ -117,6 +121,31 @@ impl Memory {
         class: PageClass,
     ) -> Result<Pfn, AllocError> {
         let ac = self.prepare_alloc(cpu, gfp, order, node, class)?;
+        if self.map.events.is_on() {
+            return self.alloc_traced(ac);
+        }
+        self.alloc_prepared(ac)
+    }
+
+    /// The same while somebody listens.
+    #[cold]
+    fn alloc_traced(&mut self, ac: AllocContext) -> Result<Pfn, AllocError> {
+        self.map.events.begin(ac.cpu, self.clock.now_ns(ac.cpu));
+        let got = self.alloc_prepared(ac);
+        self.map.events.note(
+            Tracepoint::PageAlloc,
+            [
+                got.map_or(NO_PFN, |pfn| pfn.0),
+                ac.order.get().into(),
+                ac.migratetype as u32,
+                ac.gfp.0,
+            ],
+        );
+        got
+    }
+
+    #[inline(always)]
+    fn alloc_prepared(&mut self, ac: AllocContext) -> Result<Pfn, AllocError> {
         let (zone, mut with) = self.parts(ac.preferred);
         let flags = zone.fast_flags(&ac);
         if zone.passes(&ac, flags)
@@ -351,7 +380,7 @@ impl Zone {
         if !self.pcps.is_empty() && pcp_allowed_order(order) {
             return self.pop_pcp(with, cpu, order, migratetype);
         }
-        let pfn = self.rmqueue_smallest(with.map, order, migratetype)?;
+        let pfn = self.take_smallest(with.map, order, migratetype)?;
         self.work_locked(with.clock, cpu, u64::from(with.clock.costs.alloc_ns), 1);
         Some(pfn)
     }

@@ -4,6 +4,7 @@
 //! The fast path is forced inline, once with order 0 as a constant: that halves its time.
 #![allow(clippy::inline_always)]
 
+use crate::events::Tracepoint;
 use crate::mem_map::{PageClass, aligned_blocks};
 use crate::memory::Memory;
 use crate::pcp::pcp_allowed_order;
@@ -37,6 +38,7 @@ impl Memory {
         for some in pfns.chunks(AHEAD) {
             self.map.look_at(some.iter().copied());
             for &pfn in some {
+                self.map.events.note(Tracepoint::PageFreeBatched, [pfn]);
                 self.free_allocated(cpu, Pfn(pfn), Order::ZERO);
             }
         }
@@ -63,6 +65,13 @@ impl Memory {
             pfn.0,
             order.get()
         )
+    }
+
+    #[cold]
+    fn note_free(&mut self, cpu: Cpu, pfn: Pfn, order: Order) {
+        self.map.events.begin(cpu, self.clock.now_ns(cpu));
+        let fields = [pfn.0, order.get().into()];
+        self.map.events.note(Tracepoint::PageFree, fields);
     }
 
     /// Frees a run of single frames in the largest aligned blocks, so that no frame waits in a list
@@ -134,6 +143,9 @@ impl Memory {
     /// `free_unref_page()`: to this CPU's list or to the buddy lists.
     #[inline(always)]
     fn free_unref_page(&mut self, cpu: Cpu, pfn: Pfn, order: Order) {
+        if self.map.events.is_on() {
+            self.note_free(cpu, pfn, order);
+        }
         self.vmstat
             .count(VmEvent::PgFree, u64::from(order.nr_pages()));
         let (id, migratetype) = self.map.pageblock(pfn);

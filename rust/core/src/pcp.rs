@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::events::Tracepoint;
 use crate::fallback::{Parts, RmqueueMode};
 use crate::mem_map::{MemMap, PageClass};
 use crate::page_alloc::AllocContext;
@@ -260,6 +261,17 @@ impl Pcp {
     }
 }
 
+/// Tells whoever listens of a run of blocks as of so many taken one by one.
+#[inline]
+fn note_run(map: &mut MemMap, start: Pfn, order: Order, nr: u32, migratetype: MigrateType) {
+    if map.events.is_on() {
+        for at in 0..nr {
+            let pfn = Pfn(start.0 + (at << order.get()));
+            map.events.left_list(pfn, order, migratetype);
+        }
+    }
+}
+
 impl Zone {
     /// Takes a block from a CPU's list, refilled if it is empty: `rmqueue_pcplist()`.
     #[inline(always)]
@@ -344,6 +356,7 @@ impl Zone {
             if plain && with.tuning.run_refill {
                 let run = self.take_run(with.map, order, migratetype, count - taken);
                 if let Some((start, nr)) = run {
+                    note_run(with.map, start, order, nr, migratetype);
                     with.map.set_heads(start, order, nr, PageClass::Pcp);
                     list.extend((0..nr).map(|i| start.0 + (i << order.get())));
                     taken += nr;
@@ -490,6 +503,8 @@ impl Zone {
                 map.clear_head(pfn, order);
                 let migratetype = map.pageblock_migratetype(pfn);
                 self.free_one_page(map, pfn, order, migratetype, None);
+                let fields = [pfn.0, order.get().into(), migratetype as u32];
+                map.events.note(Tracepoint::PagePcpuDrain, fields);
                 blocks += 1;
             }
             pindex = (pindex + 1) % NR_PCP_LISTS;

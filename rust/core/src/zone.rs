@@ -149,6 +149,19 @@ impl Zone {
         order: Order,
         migratetype: MigrateType,
     ) -> Option<Pfn> {
+        let pfn = self.take_smallest(map, order, migratetype)?;
+        map.events.left_list(pfn, order, migratetype);
+        Some(pfn)
+    }
+
+    /// The same where nobody listens.
+    #[inline(always)]
+    pub(crate) fn take_smallest(
+        &mut self,
+        map: &mut MemMap,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> Option<Pfn> {
         let found = self.free_area.smallest(order, migratetype)?;
         let pfn = self.free_area.pop(map, found, migratetype)?;
         if found > order {

@@ -15,6 +15,13 @@ struct Pair {
 }
 
 impl Pair {
+    /// The same with somebody who listens: the inlined paths step aside, what happens is the same.
+    fn traced(spec: &str) -> Self {
+        let mut pair = Self::boot(spec);
+        assert!(pair.memory.trace_start(1 << 20), "nobody listens");
+        pair
+    }
+
     fn boot(spec: &str) -> Self {
         let memory = Memory::boot(&BootSpec::from_json(spec).expect("valid")).expect("bootable");
         let model = Reference::of(&memory);
@@ -74,6 +81,18 @@ impl Pair {
                 self.model.decay(cpu.into());
             }
         }
+        Ok(())
+    }
+
+    /// Holds what was told since the last time against what the reference tells.
+    fn compare_events(&mut self) -> Result<(), TestCaseError> {
+        let (events, dropped) = self.memory.trace_take();
+        let told: Vec<_> = events
+            .iter()
+            .map(|event| (event.tracepoint, event.fields))
+            .collect();
+        prop_assert_eq!(dropped, 0);
+        prop_assert_eq!(told, self.model.take_events());
         Ok(())
     }
 
@@ -166,6 +185,47 @@ proptest! {
             pair.apply(step)?;
             pair.compare()?;
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    #[test]
+    fn every_event_is_the_references(steps in prop::collection::vec(step(), 1..300)) {
+        let mut pair = Pair::traced(UNALIGNED);
+        for step in &steps {
+            pair.apply(step)?;
+            pair.compare_events()?;
+            pair.compare()?;
+        }
+    }
+
+    #[test]
+    fn every_event_is_the_references_when_memory_is_short(
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut pair = Pair::traced(UNALIGNED);
+        fill(&mut pair, 400);
+        pair.compare_events()?;
+        for step in &steps {
+            pair.apply(step)?;
+            pair.compare_events()?;
+            pair.compare()?;
+        }
+    }
+
+    #[test]
+    fn every_event_is_the_references_with_a_highatomic_reserve(
+        steps in prop::collection::vec(step(), 1..200),
+    ) {
+        let mut pair = Pair::traced(RESERVING);
+        fill(&mut pair, 1500);
+        for step in &steps {
+            pair.apply(step)?;
+            pair.compare_events()?;
+        }
+        pair.compare()?;
     }
 }
 

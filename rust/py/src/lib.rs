@@ -18,6 +18,8 @@ mod _core {
     #[pymodule_export]
     use super::memory::replay::KmemReplay;
     #[pymodule_export]
+    use super::memory::trace::tracepoints;
+    #[pymodule_export]
     use super::study::{contention_study, default_costs, frag_study};
     #[pymodule_export]
     use super::vma_index::VmaIndex;

@@ -47,6 +47,21 @@ pub enum CompactResult {
     Success,
 }
 
+impl CompactResult {
+    /// Its number in `enum compact_result`.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Skipped => 1,
+            Self::Deferred => 2,
+            Self::Continue => 4,
+            Self::Complete => 5,
+            Self::PartialSkipped => 6,
+            Self::Contended => 7,
+            Self::Success => 8,
+        }
+    }
+}
+
 /// The state of one run.
 #[allow(clippy::struct_excessive_bools)] // the bits of `struct compact_control`, one name each
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 //! `compaction_alloc()` and `compaction_free()`, mm/compaction.c v6.12.
 
 use super::control::CompactControl;
+use crate::events::Tracepoint;
 use crate::mem_map::PageClass;
 use crate::memory::Memory;
 use crate::units::{Order, Pfn};
@@ -22,12 +23,20 @@ impl Memory {
     pub(super) fn migrate_isolated(&mut self, cc: &mut CompactControl) -> Migrated {
         let mut folios = std::mem::take(&mut cc.migrate_pages);
         folios.reverse();
+        let isolated: u32 = folios.iter().map(|folio| folio.1.nr_pages()).sum();
+        let migrated = self.vmstat.get(VmEvent::PgMigrateSuccess);
         let mut pieces = Vec::new();
         let result = self.migrate_batch(cc, &folios, Some(&mut pieces));
         if !pieces.is_empty() {
             self.migrate_batch(cc, &pieces, None);
         }
         cc.nr_migrate_pages = 0;
+        let migrated = self.vmstat.get(VmEvent::PgMigrateSuccess) - migrated;
+        let migrated = u32::try_from(migrated).unwrap_or(u32::MAX);
+        self.map.events.note(
+            Tracepoint::CompactionMigratepages,
+            [migrated, isolated.saturating_sub(migrated)],
+        );
         self.capture_freed(cc);
         result
     }

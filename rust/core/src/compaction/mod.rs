@@ -21,6 +21,7 @@ pub(crate) use control::{CompactControl, MigrateMode};
 pub use control::{CompactPriority, CompactResult};
 pub(crate) use state::CompactState;
 
+use crate::events::Tracepoint;
 use crate::fallback::can_steal_fallback;
 use crate::memory::Memory;
 use crate::units::{Cpu, MigrateType, Order, PAGEBLOCK_NR_PAGES, ZoneId};
@@ -75,6 +76,7 @@ impl Memory {
             }
         }
         self.place_scanners(cc);
+        self.note_compaction(cc, None);
         let cached = self.zones[cc.zone.index()].compact.cached_migrate_pfn;
         let mut progress = Progress {
             last_migrated: 0,
@@ -97,7 +99,24 @@ impl Memory {
             .count(VmEvent::CompactMigrateScanned, cc.total_migrate_scanned);
         self.vmstat
             .count(VmEvent::CompactFreeScanned, cc.total_free_scanned);
+        self.note_compaction(cc, Some(result));
         result
+    }
+
+    /// Tells whoever listens that a run begins, or how it ended.
+    fn note_compaction(&mut self, cc: &CompactControl, result: Option<CompactResult>) {
+        let zone = &self.zones[cc.zone.index()];
+        let sync = u32::from(cc.mode != MigrateMode::Async);
+        let (start, end) = (zone.start_pfn.0, zone.end_pfn());
+        let (migrate, free) = (cc.migrate_pfn, cc.free_pfn);
+        let events = &mut self.map.events;
+        let Some(result) = result else {
+            events.begin(cc.cpu, self.clock.now_ns(cc.cpu));
+            let fields = [start, migrate, free, end, sync];
+            return events.note(Tracepoint::CompactionBegin, fields);
+        };
+        let fields = [start, migrate, free, end, sync, result.number()];
+        events.note(Tracepoint::CompactionEnd, fields);
     }
 
     /// Where the scanners begin: at the ends of the zone, or where the last run stopped.

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use contigmm_core::events::{MAX_FIELDS, NO_PFN, Tracepoint};
 use contigmm_core::{Gfp, Memory, MigrateType};
 
 const UNMOVABLE: usize = 0;
@@ -24,6 +25,10 @@ const NON_BLOCK: u32 = 0x10;
 const MIN_RESERVE: u32 = 0x20;
 const NOFRAGMENT: u32 = 0x100;
 const ALLOC_HIGHATOMIC: u32 = 0x200;
+
+fn small(number: usize) -> u32 {
+    u32::try_from(number).expect("a migratetype")
+}
 
 #[derive(Clone, Default)]
 struct Pcp {
@@ -62,7 +67,12 @@ pub struct Reference {
     /// Order of the free block that starts here.
     free_order: Vec<Option<u32>>,
     movable: Vec<bool>,
+    /// What was told since the last look: tracepoints with their fields.
+    events: Vec<Told>,
 }
+
+/// A tracepoint and its fields, zeros behind them.
+pub type Told = (Tracepoint, [u32; MAX_FIELDS]);
 
 #[derive(PartialEq, PartialOrd, Clone, Copy)]
 enum Mode {
@@ -88,6 +98,7 @@ impl Reference {
             block_type: vec![MOVABLE; frames.div_ceil(PAGEBLOCK) as usize],
             free_order: vec![None; frames as usize],
             movable: vec![false; frames as usize],
+            events: Vec::new(),
         };
         for zone in memory.zones() {
             let wmark = zone.watermark;
@@ -152,6 +163,17 @@ impl Reference {
         self.zones[zone].boost
     }
 
+    /// What was told since the last look.
+    pub fn take_events(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn tell(&mut self, tracepoint: Tracepoint, told: &[u32]) {
+        let mut fields = [0; MAX_FIELDS];
+        fields[..told.len()].copy_from_slice(told);
+        self.events.push((tracepoint, fields));
+    }
+
     // ---- __alloc_pages() ---------------------------------------------------------------------
 
     pub fn alloc(&mut self, cpu: usize, gfp: Gfp, order: u32) -> Option<u32> {
@@ -164,6 +186,13 @@ impl Reference {
         if pfn.is_none() {
             pfn = self.slowpath(cpu, gfp, order);
         }
+        let told = [
+            pfn.unwrap_or(NO_PFN),
+            order,
+            gfp.migratetype() as u32,
+            gfp.0,
+        ];
+        self.tell(Tracepoint::PageAlloc, &told);
         let pfn = pfn?;
         for frame in pfn..pfn + (1 << order) {
             self.movable[frame as usize] = gfp.has(Gfp::MOVABLE);
@@ -347,6 +376,9 @@ impl Reference {
             if let Some(&pfn) = self.zones[z].lists[current as usize][mt].front() {
                 self.del(z, pfn, current, mt);
                 self.expand(z, pfn, order, current, mt);
+                let refill = (order <= 3 || order == 9) && mt < MIGRATE_PCPTYPES;
+                let told = [pfn, order, small(mt), u32::from(refill)];
+                self.tell(Tracepoint::PageAllocZoneLocked, &told);
                 return Some(pfn);
             }
         }
@@ -402,6 +434,7 @@ impl Reference {
             }
             let pfn = self.zones[z].lists[current as usize][fallback][0];
             if let Some(pfn) = self.try_to_steal_block(z, pfn, current, order, start) {
+                self.tell_fallback(pfn, order, current, start, fallback);
                 return Some(pfn);
             }
         }
@@ -463,10 +496,17 @@ impl Reference {
                 let pfn = self.zones[z].lists[current as usize][fallback][0];
                 self.del(z, pfn, current, fallback);
                 self.expand(z, pfn, order, current, fallback);
+                self.tell_fallback(pfn, order, current, start, fallback);
                 return Some(pfn);
             }
         }
         None
+    }
+
+    fn tell_fallback(&mut self, pfn: u32, order: u32, current: u32, start: usize, from: usize) {
+        let changed = u32::from(self.type_of(pfn) == start);
+        let told = [pfn, order, current, small(start), small(from), changed];
+        self.tell(Tracepoint::PageAllocExtfrag, &told);
     }
 
     fn spans(&self, z: usize, block: u32) -> bool {
@@ -544,6 +584,7 @@ impl Reference {
     // ---- __free_pages() ----------------------------------------------------------------------
 
     pub fn free(&mut self, cpu: usize, pfn: u32, order: u32) {
+        self.tell(Tracepoint::PageFree, &[pfn, order]);
         for frame in pfn..pfn + (1 << order) {
             self.movable[frame as usize] = false;
         }
@@ -637,6 +678,7 @@ impl Reference {
                 pcp.count -= 1 << order;
                 let mt = self.type_of(pfn);
                 self.free_one_page(z, pfn, order, mt);
+                self.tell(Tracepoint::PagePcpuDrain, &[pfn, order, small(mt)]);
                 if count <= 0 {
                     break;
                 }

@@ -10,6 +10,7 @@ pub mod replay;
 mod room;
 mod runs;
 mod state;
+pub mod trace;
 mod views;
 
 use contigmm_core::adopt::AdoptError;
