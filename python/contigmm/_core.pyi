@@ -79,6 +79,8 @@ class RangeUsage(TypedDict):
     anonymous: int
     lazyfree: int
     anonymous_thp: int
+    pss_anon: int
+    pss_shmem: int
 
 @final
 class Memory:

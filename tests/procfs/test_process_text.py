@@ -72,3 +72,12 @@ def test_a_number_that_fills_its_column_pushes_no_label():
     text = process.smaps_text([wide])
     assert "Private_Hugetlb: 12345678 kB\n" in text
     assert "Rss:            123456789 kB\n" in text
+
+
+def test_smaps_rollup_is_the_kernels_byte_for_byte(proc):
+    text = proc("smaps_rollup")
+    if "FilePmdMapped" not in text:
+        pytest.skip("this host's kernel prints other lines")
+    head, *_ = text.splitlines(keepends=True)
+    numbers = {k: int(v) for k, v in re.findall(r"(?m)^(\w+): +(\d+) kB$", text)}
+    assert process.smaps_rollup_text([read_maps_line(head)], numbers) == text

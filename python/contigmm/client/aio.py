@@ -287,7 +287,7 @@ class Machine:
             yield views.watched(state)
 
     async def proc_text(self, file: str) -> str:
-        """A file of /proc: buddyinfo, pagetypeinfo, zoneinfo or vmstat."""
+        """A file of /proc: buddyinfo, pagetypeinfo, zoneinfo, vmstat or meminfo."""
         request = view_pb2.ReadMachineFileRequest(
             machine=self.name, file=view_pb2.MachineFile.Value(f"MACHINE_FILE_{file.upper()}")
         )
@@ -421,6 +421,10 @@ class Process:
     async def smaps(self) -> str:
         """Text of /proc/PID/smaps."""
         return await self._text(view_pb2.PROCESS_FILE_SMAPS)
+
+    async def smaps_rollup(self) -> str:
+        """Text of /proc/PID/smaps_rollup."""
+        return await self._text(view_pb2.PROCESS_FILE_SMAPS_ROLLUP)
 
     async def status(self) -> Mapping[str, int]:
         """The Vm*, Rss* and Hugetlb* lines of /proc/PID/status, in kB."""

@@ -1,13 +1,16 @@
-"""The kernel's /proc text, byte for byte: of processes and of zones.
+"""The kernel's /proc text, byte for byte: of processes, of zones, of memory.
 
-``zones`` and ``process`` print plain rows; ``views`` gathers the rows from a simulated machine.
+``zones``, ``process`` and ``meminfo`` print plain rows; ``views`` gathers the rows from a
+simulated machine.
 """
 
 from contigmm.procfs.views import (
     maps,
+    meminfo,
     node_stats,
     pagemap,
     smaps,
+    smaps_rollup,
     statm,
     status,
     status_lines,
@@ -21,10 +24,12 @@ __all__ = [
     "ZoneView",
     "buddyinfo",
     "maps",
+    "meminfo",
     "node_stats",
     "pagemap",
     "pagetypeinfo",
     "smaps",
+    "smaps_rollup",
     "statm",
     "status",
     "status_lines",

@@ -3,7 +3,7 @@
 fs/proc/task_mmu.c: show_map_vma(), show_smap(), task_mem(); fs/proc/array.c: proc_pid_statm().
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -109,6 +109,19 @@ def smaps_text(rows: Iterable[SmapsRow]) -> str:
         )
         for row in rows
     )
+
+
+def smaps_rollup_text(rows: Sequence[MapsRow], numbers: Mapping[str, int]) -> str:
+    """Text of /proc/PID/smaps_rollup: show_smaps_rollup(). ``numbers`` as :data:`SMAPS_NUMBERS`.
+
+    Besides, ``Pss_Anon``, ``Pss_File`` and ``Pss_Shmem``.
+    """
+    start, end = (rows[0].start, rows[-1].end) if rows else (0, 0)
+    labels = list(SMAPS_NUMBERS)
+    at = labels.index("Pss_Dirty") + 1
+    labels[at:at] = ["Pss_Anon", "Pss_File", "Pss_Shmem"]
+    whole = MapsRow(start, end, "---p", 0, 0, 0, 0, "[rollup]")
+    return maps_line(whole) + "".join(_kb(name, numbers.get(name, 0)) for name in labels)
 
 
 def status_text(numbers: Mapping[str, int]) -> str:

@@ -14,11 +14,14 @@ from contigmm.mm.mm_struct import MmStruct
 from contigmm.mm.task import Task
 from contigmm.mm.vma import VmArea, may_share_perms, vma_is_anonymous, vma_pages
 from contigmm.phys import Memory
+from contigmm.procfs.meminfo import meminfo as meminfo_numbers
+from contigmm.procfs.meminfo import meminfo_text
 from contigmm.procfs.process import (
     STATUS_NUMBERS,
     MapsRow,
     SmapsRow,
     maps_text,
+    smaps_rollup_text,
     smaps_text,
     statm_text,
     status_text,
@@ -32,6 +35,7 @@ from contigmm.procfs.zones import (
 )
 
 if TYPE_CHECKING:
+    from contigmm.mm.limits import Overcommit
     from contigmm.phys import ZoneCounters
 
 # Devices of what a mapping may show (ours; docs/fidelity.md): kernel-internal mounts are 0:1 in
@@ -94,10 +98,16 @@ def maps(task: Task) -> str:
     return maps_text(_maps_row(mm, vma) for vma in mm.all_vmas())
 
 
-def _smaps_numbers(mm: MmStruct, vma: VmArea) -> dict[str, int]:
-    usage = mm.memory.usage(mm=mm.id, vpn=vma.vm_start >> PAGE_SHIFT, nr=vma_pages(vma))
+def _smaps_numbers(mm: MmStruct, start: int, end: int, locked: int) -> dict[str, int]:
+    """Numbers of a range; ``locked`` is the proportional size of its locked pages, in bytes."""
+    vpn, nr = start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT
+    usage = mm.memory.usage(mm=mm.id, vpn=vpn, nr=nr)
+    file = usage["pss"] - usage["pss_anon"] - usage["pss_shmem"]
     kb = {name: size >> 10 for name, size in usage.items()}
     return {
+        "Pss_Anon": kb["pss_anon"],
+        "Pss_File": file >> 10,
+        "Pss_Shmem": kb["pss_shmem"],
         "Rss": kb["rss"],
         "Pss": kb["pss"],
         "Pss_Dirty": kb["pss_dirty"],
@@ -109,8 +119,16 @@ def _smaps_numbers(mm: MmStruct, vma: VmArea) -> dict[str, int]:
         "Anonymous": kb["anonymous"],
         "LazyFree": kb["lazyfree"],
         "AnonHugePages": kb["anonymous_thp"],
-        "Locked": kb["pss"] if vma.vm_flags & VM_LOCKED else 0,
+        "Locked": locked >> 10,
     }
+
+
+def _locked_bytes(mm: MmStruct, vma: VmArea) -> int:
+    """Proportional size of a VMA's pages if it is locked."""
+    if not vma.vm_flags & VM_LOCKED:
+        return 0
+    usage = mm.memory.usage(mm=mm.id, vpn=vma.vm_start >> PAGE_SHIFT, nr=vma_pages(vma))
+    return int(usage["pss"])
 
 
 def smaps(task: Task) -> str:
@@ -119,12 +137,29 @@ def smaps(task: Task) -> str:
     return smaps_text(
         SmapsRow(
             _maps_row(mm, vma),
-            _smaps_numbers(mm, vma),
+            _smaps_numbers(mm, vma.vm_start, vma.vm_end, _locked_bytes(mm, vma)),
             thp_eligible=vma_is_anonymous(vma) and thp_at_fault(mm, vma),
             vm_flags=vm_flags_letters(vma.vm_flags),
         )
         for vma in mm.all_vmas()
     )
+
+
+def smaps_rollup(task: Task) -> str:
+    """Text of /proc/PID/smaps_rollup: sums over all mappings."""
+    mm = task.mm
+    vmas = mm.all_vmas()
+    rows = [_maps_row(mm, vma) for vma in vmas]
+    start, end = (rows[0].start, rows[-1].end) if rows else (0, 0)
+    locked = sum(_locked_bytes(mm, vma) for vma in vmas)
+    return smaps_rollup_text(rows, _smaps_numbers(mm, start, end, locked))
+
+
+def meminfo(memory: Memory, overcommit: "Overcommit") -> str:
+    """Text of /proc/meminfo."""
+    zones, nodes = zone_views(memory), node_stats(memory)
+    mapped = memory.user_stat()["nr_mapped"]
+    return meminfo_text(meminfo_numbers(zones, nodes, overcommit, mapped=mapped))
 
 
 def status(task: Task) -> dict[str, int]:

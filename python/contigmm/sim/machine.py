@@ -318,6 +318,12 @@ class Machine:
         """
         return {key: procfs.unusable_index(row) for key, row in self.buddyinfo().items()}
 
+    def meminfo(self) -> str:
+        """Text of /proc/meminfo."""
+        with self._lock:
+            state = self._state
+            return procfs.meminfo(state.memory, state.config.overcommit)
+
     def vmstat(self) -> dict[str, int]:
         """Event counters by their names in /proc/vmstat."""
         with self._lock:

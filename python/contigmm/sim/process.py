@@ -289,6 +289,11 @@ class Process:
         with self._machine.held():
             return procfs.smaps(self._task())
 
+    def smaps_rollup(self) -> str:
+        """Text of /proc/PID/smaps_rollup."""
+        with self._machine.held():
+            return procfs.smaps_rollup(self._task())
+
     def status(self) -> Mapping[str, int]:
         """The Vm*, Rss* and Hugetlb* lines of /proc/PID/status, in kB."""
         with self._machine.held():

@@ -36,6 +36,8 @@ class _ProcessFileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProcessFi
     """/proc/PID/smaps."""
     PROCESS_FILE_STATUS: _ProcessFile.ValueType  # 3
     """/proc/PID/status."""
+    PROCESS_FILE_SMAPS_ROLLUP: _ProcessFile.ValueType  # 4
+    """/proc/PID/smaps_rollup."""
 
 class ProcessFile(_ProcessFile, metaclass=_ProcessFileEnumTypeWrapper):
     """A file of /proc/PID."""
@@ -48,6 +50,8 @@ PROCESS_FILE_SMAPS: ProcessFile.ValueType  # 2
 """/proc/PID/smaps."""
 PROCESS_FILE_STATUS: ProcessFile.ValueType  # 3
 """/proc/PID/status."""
+PROCESS_FILE_SMAPS_ROLLUP: ProcessFile.ValueType  # 4
+"""/proc/PID/smaps_rollup."""
 Global___ProcessFile: _TypeAlias = ProcessFile  # noqa: Y015
 
 class _MachineFile:
@@ -66,6 +70,8 @@ class _MachineFileEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MachineFi
     """/proc/zoneinfo."""
     MACHINE_FILE_VMSTAT: _MachineFile.ValueType  # 4
     """/proc/vmstat."""
+    MACHINE_FILE_MEMINFO: _MachineFile.ValueType  # 5
+    """/proc/meminfo."""
 
 class MachineFile(_MachineFile, metaclass=_MachineFileEnumTypeWrapper):
     """A file of /proc."""
@@ -80,6 +86,8 @@ MACHINE_FILE_ZONEINFO: MachineFile.ValueType  # 3
 """/proc/zoneinfo."""
 MACHINE_FILE_VMSTAT: MachineFile.ValueType  # 4
 """/proc/vmstat."""
+MACHINE_FILE_MEMINFO: MachineFile.ValueType  # 5
+"""/proc/meminfo."""
 Global___MachineFile: _TypeAlias = MachineFile  # noqa: Y015
 
 @_typing.final

@@ -31,6 +31,10 @@ pub struct Usage {
     pub pss: u64,
     /// Likewise, dirty pages only.
     pub pss_dirty: u64,
+    /// Likewise, anonymous pages only.
+    pub pss_anon: u64,
+    /// Likewise, pages of shared memory only.
+    pub pss_shmem: u64,
     /// Mapped elsewhere too, clean.
     pub shared_clean: u64,
     /// Mapped elsewhere too, dirty.
@@ -144,6 +148,8 @@ impl Memory {
         }
         usage.pss >>= PSS_SHIFT;
         usage.pss_dirty >>= PSS_SHIFT;
+        usage.pss_anon >>= PSS_SHIFT;
+        usage.pss_shmem >>= PSS_SHIFT;
         usage
     }
 
@@ -165,6 +171,9 @@ impl Memory {
         let pss = (size << PSS_SHIFT) / u64::from(mapcount.max(1));
         usage.pss += pss;
         usage.pss_dirty += if dirty { pss } else { 0 };
+        usage.pss_anon += if anon { pss } else { 0 };
+        let shmem = !anon && flags & page_flags::SWAPBACKED != 0;
+        usage.pss_shmem += if shmem { pss } else { 0 };
         usage.shared_pages += u64::from(mapcount > 1);
         *match (mapcount > 1, dirty) {
             (true, true) => &mut usage.shared_dirty,

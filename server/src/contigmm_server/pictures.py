@@ -37,12 +37,14 @@ PROCESS_FILES: Final[dict[int, Callable[[Task], str]]] = {
     pb.PROCESS_FILE_MAPS: procfs.maps,
     pb.PROCESS_FILE_SMAPS: procfs.smaps,
     pb.PROCESS_FILE_STATUS: procfs.status_lines,
+    pb.PROCESS_FILE_SMAPS_ROLLUP: procfs.smaps_rollup,
 }
 MACHINE_FILES: Final[dict[int, Callable[[Machine], str]]] = {
     pb.MACHINE_FILE_BUDDYINFO: lambda machine: procfs.buddyinfo(machine.zones()),
     pb.MACHINE_FILE_PAGETYPEINFO: lambda machine: procfs.pagetypeinfo(machine.zones()),
     pb.MACHINE_FILE_ZONEINFO: _zoneinfo,
     pb.MACHINE_FILE_VMSTAT: _vmstat,
+    pb.MACHINE_FILE_MEMINFO: Machine.meminfo,
 }
 
 
