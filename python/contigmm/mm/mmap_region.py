@@ -24,6 +24,7 @@ from contigmm.mm.flags import (
     VM_LOCKED,
     VM_LOCKED_MASK,
     VM_MERGEABLE,
+    VM_NONE,
     VM_NORESERVE,
     VM_SHARED,
     VM_SYNC,
@@ -130,9 +131,8 @@ def _region(
     if unmapping is not None:
         complete(task, mm, unmapping)
         next_ = mm.find_vma(addr)
-    ksm = mm.ksm_any and not vm_flags & NOT_KSM and (file is None or not file.is_hugetlb)
-    if ksm and (file is None or file.is_shmem):
-        vm_flags |= VM_MERGEABLE  # ksm_vma_flags(); can_set_ksm_flags_early()
+    ksm = _ksm_flags(mm, file, vm_flags)
+    vm_flags |= ksm if file is None or file.is_shmem else 0  # can_set_ksm_flags_early()
     if file is not None and file.mmap_errno:
         mm.config.contig.driver_failed(task, file, pages)
         mm.config.overcommit.committed -= charged
@@ -158,9 +158,14 @@ def _region(
         except SyscallError:
             mm.config.overcommit.committed -= charged
             raise
-    if ksm:  # of a disk's file only now: set_vma_ksm_flags()
-        vma.vm_flags = VmFlags(vma.vm_flags | VM_MERGEABLE)
+    vma.vm_flags = VmFlags(vma.vm_flags | ksm)  # of a disk's file only now: set_vma_ksm_flags()
     _count(mm, vma, vm_flags, pages)
+
+
+def _ksm_flags(mm: "MmStruct", file: "Backing | None", vm_flags: int) -> VmFlags:
+    """What PR_SET_MEMORY_MERGE adds to a new mapping: ksm_vma_flags(), mm/ksm.c, v6.18."""
+    fits = not vm_flags & NOT_KSM and (file is None or not file.is_hugetlb)
+    return VM_MERGEABLE if mm.ksm_any and fits else VM_NONE
 
 
 def _count(mm: "MmStruct", vma: VmArea, vm_flags: int, pages: int) -> None:
