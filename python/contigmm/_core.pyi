@@ -123,6 +123,16 @@ class Memory:
 
     # ---- the whole ----
 
+    def mark_used(self, pfns: npt.NDArray[np.uint32], *, active: bool) -> None:
+        """Say that imported folios of files were mapped or ``active``; their first frames name them.
+
+        Reclaim passes a single mapped page by once, an active or a large one twice. Other frames
+        are passed over.
+
+        Raises:
+            ValueError: A frame does not exist.
+        """
+
     def write_pages(self, nr_bytes: int, *, index: int = 0, cpu: int = 0) -> int:
         """Put bytes of a file, from page ``index`` of it on, in the page cache by one write.
 

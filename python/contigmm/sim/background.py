@@ -86,12 +86,25 @@ def import_layout(
     )
     if not split_locked:
         memory.mark_dirty(_dirty_folios(frames))
+        for flag in (FrameFlags.MAPPED, FrameFlags.ACTIVE):
+            memory.mark_used(_used_folios(frames, flag), active=flag is FrameFlags.ACTIVE)
 
 
 def _dirty_folios(frames: FrameRuns) -> npt.NDArray[np.uint32]:
     """Return the heads of the large cached folios that are not written back."""
     is_dirty = (frames.flags & FrameFlags.DIRTY != 0) & (frames.order > 0)
-    rows = np.flatnonzero(is_dirty & (frames.page_class == PageClass.FILE_LARGE))
+    return _heads(frames, is_dirty & (frames.page_class == PageClass.FILE_LARGE))
+
+
+def _used_folios(frames: FrameRuns, flag: FrameFlags) -> npt.NDArray[np.uint32]:
+    """Return the heads of the folios of files with this flag."""
+    is_file = np.isin(frames.page_class, (PageClass.FILE, PageClass.FILE_LARGE))
+    return _heads(frames, (frames.flags & flag != 0) & is_file)
+
+
+def _heads(frames: FrameRuns, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
+    """Return the first frame of every folio of some rows."""
+    rows = np.flatnonzero(chosen)
     order = frames.order[rows].astype(np.int64)
     nr = frames.nr[rows].astype(np.int64) >> order
     before = np.cumsum(nr) - nr

@@ -1,9 +1,11 @@
 //! Reclaim of clean page cache: what direct reclaim and kswapd free, and when they stop.
 //! mm/vmscan.c v6.12. There is no swap and no writeback, so dirty, anonymous and shared memory stays.
 //!
-//! How recently a page was used is not known of captured pages, so all pages stand in one queue in
-//! an order that is drawn from the seed: never in the order of frames, in which no real list stands
-//! and which would make whole pageblocks free. The queue is the permutation itself and a position.
+//! All pages stand in one ring in an order that is drawn from the seed: never in the order of frames,
+//! in which no real list stands and which would make whole pageblocks free. The ring is the
+//! permutation itself and a position. A generation is one turn: each folio has so many turns left as
+//! its flags say (`Memory::spare`), and those that came or were used since stay one turn more than
+//! those that were not, as the two lists of the kernel have it.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,7 @@ use crate::page_cache::FileId;
 use crate::units::{Cpu, NodeId, Order, Pfn, ZoneId, ZoneKind};
 use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, Wmark};
+use crate::zone::Zone;
 
 /// `SWAP_CLUSTER_MAX`, include/linux/swap.h v6.12: pages reclaimed at a time.
 const SWAP_CLUSTER_MAX: u64 = 32;
@@ -22,7 +25,10 @@ const COSTLY_ORDER: u8 = 3;
 /// `DEF_PRIORITY`, include/linux/mmzone.h v6.12: rounds before reclaim gives up.
 const DEF_PRIORITY: u32 = 12;
 
-/// How far the queue of reclaimable pages has been worked off.
+/// A folio that was used goes in the third turn at the latest.
+const TURNS: u64 = 3;
+
+/// How far the ring of reclaimable pages has been worked off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReclaimQueue {
@@ -44,6 +50,8 @@ struct Scan {
     order: Order,
     cpu: Cpu,
     by: Reclaimer,
+    /// A 2^priority-th of the folios in use is looked at a round.
+    priority: u32,
 }
 
 impl Memory {
@@ -57,8 +65,8 @@ impl Memory {
         };
         self.vmstat.count(stall, 1);
         let mut total = 0;
-        for _ in 0..=DEF_PRIORITY {
-            let (freed, ready) = self.shrink_zones(ac);
+        for priority in (0..=DEF_PRIORITY).rev() {
+            let (freed, ready) = self.shrink_zones(ac, priority);
             total += freed;
             if total >= SWAP_CLUSTER_MAX {
                 break;
@@ -66,16 +74,13 @@ impl Memory {
             if ready {
                 return total.max(1);
             }
-            if freed == 0 {
-                break;
-            }
         }
         total
     }
 
     /// One round over the nodes of the zonelist; also whether compaction has room in some zone:
     /// `shrink_zones()`.
-    fn shrink_zones(&mut self, ac: &AllocContext) -> (u64, bool) {
+    fn shrink_zones(&mut self, ac: &AllocContext, priority: u32) -> (u64, bool) {
         let (mut freed, mut ready, mut last) = (0, false, None);
         let mut at = 0;
         while let Some(&id) = self.zonelists.zones(ac.zonelist).get(at) {
@@ -94,6 +99,7 @@ impl Memory {
                 order: ac.order,
                 cpu: ac.cpu,
                 by: Reclaimer::Direct,
+                priority,
             });
         }
         (freed, ready)
@@ -126,9 +132,8 @@ impl Memory {
     }
 
     fn may_compact_on(&self, scan: Scan) -> bool {
-        let on_node = |zone: &&crate::zone::Zone| {
-            zone.node == scan.node && zone.managed > 0 && zone.kind <= scan.highest
-        };
+        let on_node =
+            |zone: &&Zone| zone.node == scan.node && zone.managed > 0 && zone.kind <= scan.highest;
         self.zones.iter().filter(on_node).any(|zone| {
             let min = zone.wmark_pages(Wmark::Min);
             zone.watermark_ok(scan.order, min, scan.highest, AllocFlags(0))
@@ -150,6 +155,7 @@ impl Memory {
             order: Order::ZERO,
             cpu,
             by: Reclaimer::Kswapd,
+            priority: 0,
         };
         let mut freed = 0;
         self.vmstat.count(VmEvent::KswapdWake, 1);
@@ -181,13 +187,15 @@ impl Memory {
         })
     }
 
-    /// Frees up to `nr` frames from the front of the queue: `shrink_inactive_list()`.
+    /// Goes on in the ring until `nr` frames are freed or the round's share of it was looked at:
+    /// `shrink_inactive_list()`, as much as `get_scan_count()` says.
     fn evict(&mut self, scan: Scan, nr: u64) -> u64 {
         let nr_frames = self.map.nr_frames();
         let bits = u32::BITS - (nr_frames - 1).leading_zeros();
         let (mut freed, mut scanned) = (0, 0);
-        for _ in 0..1_u64 << bits {
-            if freed >= nr {
+        let share = (self.nr_in_use(scan) >> scan.priority).max(SWAP_CLUSTER_MAX);
+        for _ in 0..TURNS << bits {
+            if freed >= nr || (scan.priority > 0 && scanned >= share) {
                 break;
             }
             let pfn = Pfn(permuted(self.reclaim.next, bits, self.spec.seed));
@@ -197,7 +205,9 @@ impl Memory {
             };
             if self.is_on_list(head, scan) {
                 scanned += u64::from(head.order.nr_pages());
-                freed += self.evict_folio(scan.cpu, head);
+                if !self.spare(head) {
+                    freed += self.evict_folio(scan.cpu, head);
+                }
             }
         }
         let (scan_event, steal_event) = match scan.by {
@@ -209,6 +219,51 @@ impl Memory {
         let scan_ns = u64::from(self.clock.costs.scan_ns);
         self.clock.charge(scan.cpu, scanned * scan_ns);
         freed
+    }
+
+    /// Frames in use in the zones that the request may use: no less than the pages of files.
+    fn nr_in_use(&self, scan: Scan) -> u64 {
+        let mine = |zone: &&Zone| zone.node == scan.node && zone.kind <= scan.highest;
+        let zones = self.zones.iter().filter(mine);
+        zones
+            .map(|zone| u64::from(zone.present).saturating_sub(zone.nr_free_pages))
+            .sum()
+    }
+
+    /// Lets a folio stay for this turn if it was used, and takes one of its turns:
+    /// `folio_check_references()`, `shrink_active_list()`. A page that was used once stays one turn;
+    /// one on the active list, or a large folio with entries that were used, goes through both lists.
+    fn spare(&mut self, head: BlockHead) -> bool {
+        let flags = self.map.flags(head.pfn);
+        if flags & page_flags::ACTIVE != 0 {
+            self.map.clear_flags(head.pfn, page_flags::ACTIVE);
+            self.map.add_flags(head.pfn, page_flags::REFERENCED);
+            true
+        } else if flags & page_flags::REFERENCED != 0 {
+            self.map.clear_flags(head.pfn, page_flags::REFERENCED);
+            true
+        } else {
+            false
+        }
+    }
+
+    /// Says that folios of files were used when they were captured: mapped, or on the active list. A
+    /// single page that was only mapped stays a turn of reclaim, others two.
+    pub fn mark_used(&mut self, heads: &[Pfn], active: bool) {
+        for &pfn in heads {
+            let Some(head) = self.map.head_at(pfn) else {
+                continue;
+            };
+            if matches!(head.class, PageClass::File | PageClass::FileLarge) {
+                let twice = active || head.order > Order::ZERO;
+                let flag = if twice {
+                    page_flags::ACTIVE
+                } else {
+                    page_flags::REFERENCED
+                };
+                self.map.add_flags(pfn, flag);
+            }
+        }
     }
 
     /// A page of a file in a zone that the request may use.

@@ -104,3 +104,70 @@ fn only_the_folio_without_a_target_counts_as_failed() {
     memory.compact_memory(CPU);
     assert_eq!(memory.vmstat().get(VmEvent::PgMigrateFail), 16);
 }
+
+/// Pageblocks of single clean pages of files, the first `active` and the next `mapped` of them used.
+fn cache(active: u32, mapped: u32) -> Memory {
+    let mut memory = boot(8192);
+    let nr = 8192 - 256;
+    let state = Import {
+        run_start: &[256],
+        run_nr: &[nr],
+        run_class: &[PageClass::File as u8],
+        run_order: &[0],
+        free_pfn: &[0],
+        free_order: &[8],
+        ..Import::default()
+    };
+    memory.import(&state).expect("it fits");
+    let heads: Vec<Pfn> = (256..256 + nr).map(Pfn).collect();
+    let (first, rest) = heads.split_at(active as usize);
+    memory.mark_used(first, true);
+    memory.mark_used(&rest[..mapped as usize], false);
+    memory
+}
+
+/// How many pages of files lie below a frame.
+fn cached_below(memory: &Memory, end: u32) -> usize {
+    let class = |pfn| memory.map().class(Pfn(pfn)) == PageClass::File;
+    (256..end).filter(|&pfn| class(pfn)).count()
+}
+
+#[test]
+fn pages_go_by_generations_those_that_were_used_last() {
+    let mut memory = cache(1000, 1000);
+    let take = |memory: &mut Memory, nr| {
+        for _ in 0..nr {
+            memory
+                .alloc_pages(CPU, Gfp::KERNEL, Order::ZERO, None)
+                .expect("cache goes");
+        }
+    };
+    take(&mut memory, 5000);
+    assert_eq!(cached_below(&memory, 2256), 2000, "unused ones first");
+    take(&mut memory, 1500);
+    assert_eq!(cached_below(&memory, 1256), 1000, "then those mapped");
+    assert!(cached_below(&memory, 2256) < 1900);
+    take(&mut memory, 900);
+    assert!(cached_below(&memory, 1256) < 1000, "active ones at last");
+    memory.check().expect("sound");
+}
+
+#[test]
+fn a_round_of_reclaim_looks_at_a_share_and_goes_on_where_it_stopped() {
+    let mut memory = cache(7936, 0);
+    memory
+        .alloc_pages(CPU, Gfp::KERNEL, Order::ZERO, None)
+        .expect("within the marks");
+    while memory.vmstat().get(VmEvent::AllocStall) == 0 {
+        memory
+            .alloc_pages(CPU, Gfp::KERNEL, Order::ZERO, None)
+            .expect("cache goes");
+    }
+    let (scanned, stolen) = (
+        memory.vmstat().get(VmEvent::PgScanDirect),
+        memory.vmstat().get(VmEvent::PgStealDirect),
+    );
+    // All are used: each was passed by about twice before the first went, and no turn is lost.
+    let passed_by = scanned - stolen;
+    assert!((15_000..16_000).contains(&passed_by), "{passed_by}, {stolen}");
+}

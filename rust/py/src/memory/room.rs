@@ -22,6 +22,24 @@ impl Memory {
         })
     }
 
+    #[pyo3(signature = (pfns, *, active))]
+    fn mark_used(
+        &self,
+        py: Python<'_>,
+        pfns: &Bound<'_, PyArray1<u32>>,
+        active: bool,
+    ) -> PyResult<()> {
+        let pfns = frames_of(pfns)?;
+        self.with_batch(py, pfns.len() as u64, |memory| {
+            let nr_frames = memory.map().nr_frames();
+            if let Some(pfn) = pfns.iter().find(|pfn| pfn.0 >= nr_frames) {
+                return Err(PyValueError::new_err(format!("no frame {}", pfn.0)));
+            }
+            memory.mark_used(&pfns, active);
+            Ok(())
+        })
+    }
+
     #[pyo3(signature = (nr_bytes, *, index = 0, cpu = 0))]
     fn write_pages(&self, py: Python<'_>, nr_bytes: u32, index: u32, cpu: u16) -> PyResult<u32> {
         let nr = nr_bytes.div_ceil(contigmm_core::contents::PAGE_SIZE.into());
