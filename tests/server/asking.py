@@ -7,7 +7,6 @@ import grpc
 import pytest
 
 from contigmm.abi import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
-from contigmm.client import channel
 from contigmm.client.aio import Client
 from contigmm.client.failures import ServiceError
 from contigmm.hosts import describe
@@ -27,7 +26,7 @@ async def refused(call: Awaitable[Any]) -> ServiceError:
 
 def raw(client: Client) -> dict[str, Any]:
     """The methods themselves, for requests that the client would never make."""
-    return channel.methods(client._channel)
+    return client._methods
 
 
 async def status_of(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:

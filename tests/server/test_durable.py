@@ -264,6 +264,7 @@ async def test_a_snapshot_is_made_beside_and_commands_go_on(tmp_path):
             "00000001.log",
             "00000001.service",
             "00000001.snapshot",
+            "access.json",
         ]
     async with served(tmp_path) as (client, _):
         assert await client.machine("m").examine() == before

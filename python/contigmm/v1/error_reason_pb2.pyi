@@ -64,6 +64,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: the request's bytes are no message."""
     ERROR_REASON_NOT_DURABLE: _ErrorReason.ValueType  # 20
     """UNAVAILABLE: the disk is full, read-only, slow or failed: nothing that is asked now would last."""
+    ERROR_REASON_WHO_IS_IT: _ErrorReason.ValueType  # 21
+    """UNAUTHENTICATED: no token and no certificate that a tenant has, or a token that is unknown,
+    expired or revoked.
+    """
+    ERROR_REASON_ROLE_TOO_LOW: _ErrorReason.ValueType  # 22
+    """PERMISSION_DENIED: the caller's role, or what its tenant was granted, does not allow it."""
+    ERROR_REASON_QUOTA_REACHED: _ErrorReason.ValueType  # 23
+    """RESOURCE_EXHAUSTED: a quota of the tenant is reached; the ErrorInfo's metadata names `quota` and
+    `limit`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo in a failed call's status details (domain "contigmm"), without
@@ -112,4 +122,14 @@ ERROR_REASON_UNREADABLE_MESSAGE: ErrorReason.ValueType  # 19
 """INVALID_ARGUMENT: the request's bytes are no message."""
 ERROR_REASON_NOT_DURABLE: ErrorReason.ValueType  # 20
 """UNAVAILABLE: the disk is full, read-only, slow or failed: nothing that is asked now would last."""
+ERROR_REASON_WHO_IS_IT: ErrorReason.ValueType  # 21
+"""UNAUTHENTICATED: no token and no certificate that a tenant has, or a token that is unknown,
+expired or revoked.
+"""
+ERROR_REASON_ROLE_TOO_LOW: ErrorReason.ValueType  # 22
+"""PERMISSION_DENIED: the caller's role, or what its tenant was granted, does not allow it."""
+ERROR_REASON_QUOTA_REACHED: ErrorReason.ValueType  # 23
+"""RESOURCE_EXHAUSTED: a quota of the tenant is reached; the ErrorInfo's metadata names `quota` and
+`limit`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -24,6 +24,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """None."""
+    ROLE_READER: _Role.ValueType  # 1
+    """Look at machines."""
+    ROLE_USER: _Role.ValueType  # 2
+    """Make machines, and run unprivileged processes in them."""
+    ROLE_ADMIN: _Role.ValueType  # 3
+    """Also run processes of uid 0, with capabilities or raised limits, and grant machines."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """What a caller may do; each role may do what those before it may."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""None."""
+ROLE_READER: Role.ValueType  # 1
+"""Look at machines."""
+ROLE_USER: Role.ValueType  # 2
+"""Make machines, and run unprivileged processes in them."""
+ROLE_ADMIN: Role.ValueType  # 3
+"""Also run processes of uid 0, with capabilities or raised limits, and grant machines."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
+
 class _Profile:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -97,6 +125,7 @@ class Machine(_message.Message):
     DRAWN_FIELD_NUMBER: _builtins.int
     QUEUE_DEPTH_FIELD_NUMBER: _builtins.int
     QUEUE_DEPTH_MAX_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: machines/M."""
     endpoint: _builtins.str
@@ -121,6 +150,8 @@ class Machine(_message.Message):
     """Calls waiting for it now."""
     queue_depth_max: _builtins.int
     """Most calls that ever waited at once."""
+    owner: _builtins.str
+    """Tenant that owns it; empty: the server has no tenants."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """NUMA nodes, by number."""
@@ -151,14 +182,41 @@ class Machine(_message.Message):
         drawn: _abc.Iterable[_builtins.str] | None = ...,
         queue_depth: _builtins.int = ...,
         queue_depth_max: _builtins.int = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "clock_ns", b"clock_ns", "cpus", b"cpus", "drawn", b"drawn", "endpoint", b"endpoint", "frames", b"frames", "known", b"known", "machine_seq", b"machine_seq", "name", b"name", "nodes", b"nodes", "process_count", b"process_count", "profile", b"profile", "queue_depth", b"queue_depth", "queue_depth_max", b"queue_depth_max", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "clock_ns", b"clock_ns", "cpus", b"cpus", "drawn", b"drawn", "endpoint", b"endpoint", "frames", b"frames", "known", b"known", "machine_seq", b"machine_seq", "name", b"name", "nodes", b"nodes", "owner", b"owner", "process_count", b"process_count", "profile", b"profile", "queue_depth", b"queue_depth", "queue_depth_max", b"queue_depth_max", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Machine: _TypeAlias = Machine  # noqa: Y015
+
+@_typing.final
+class Grant(_message.Message):
+    """What a tenant that does not own a machine may do in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Name of the tenant."""
+    role: Global___Role.ValueType
+    """The most that its callers may do; what their own role allows bounds it as well."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grant: _TypeAlias = Grant  # noqa: Y015
 
 @_typing.final
 class BootParameters(_message.Message):
@@ -798,3 +856,144 @@ class CheckMachineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckMachineResponse: _TypeAlias = CheckMachineResponse  # noqa: Y015
+
+@_typing.final
+class GrantMachineRequest(_message.Message):
+    """Asks to let a tenant in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    machine: _builtins.str
+    """Name of the machine: machines/M."""
+    @_builtins.property
+    def grant(self) -> Global___Grant:
+        """Whom, and for what."""
+
+    def __init__(
+        self,
+        *,
+        machine: _builtins.str = ...,
+        grant: Global___Grant | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "machine", b"machine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantMachineRequest: _TypeAlias = GrantMachineRequest  # noqa: Y015
+
+@_typing.final
+class GrantMachineResponse(_message.Message):
+    """The tenant may use the machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def grant(self) -> Global___Grant:
+        """What took effect."""
+
+    def __init__(
+        self,
+        *,
+        grant: Global___Grant | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantMachineResponse: _TypeAlias = GrantMachineResponse  # noqa: Y015
+
+@_typing.final
+class ListGrantsRequest(_message.Message):
+    """Asks who was let in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    machine: _builtins.str
+    """Name of the machine: machines/M."""
+    def __init__(
+        self,
+        *,
+        machine: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGrantsRequest: _TypeAlias = ListGrantsRequest  # noqa: Y015
+
+@_typing.final
+class ListGrantsResponse(_message.Message):
+    """Who was let in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
+        """Grants by tenant."""
+
+    def __init__(
+        self,
+        *,
+        grants: _abc.Iterable[Global___Grant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGrantsResponse: _TypeAlias = ListGrantsResponse  # noqa: Y015
+
+@_typing.final
+class RevokeGrantRequest(_message.Message):
+    """Asks to shut a tenant out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    machine: _builtins.str
+    """Name of the machine: machines/M."""
+    tenant: _builtins.str
+    """Name of the tenant."""
+    def __init__(
+        self,
+        *,
+        machine: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeGrantRequest: _TypeAlias = RevokeGrantRequest  # noqa: Y015
+
+@_typing.final
+class RevokeGrantResponse(_message.Message):
+    """The tenant may not use the machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeGrantResponse: _TypeAlias = RevokeGrantResponse  # noqa: Y015

@@ -85,6 +85,21 @@ class MachineServiceStub:
                 request_serializer=contigmm_dot_v1_dot_machine__pb2.CheckMachineRequest.SerializeToString,
                 response_deserializer=contigmm_dot_v1_dot_machine__pb2.CheckMachineResponse.FromString,
                 _registered_method=True)
+        self.GrantMachine = channel.unary_unary(
+                '/contigmm.v1.MachineService/GrantMachine',
+                request_serializer=contigmm_dot_v1_dot_machine__pb2.GrantMachineRequest.SerializeToString,
+                response_deserializer=contigmm_dot_v1_dot_machine__pb2.GrantMachineResponse.FromString,
+                _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/contigmm.v1.MachineService/ListGrants',
+                request_serializer=contigmm_dot_v1_dot_machine__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=contigmm_dot_v1_dot_machine__pb2.ListGrantsResponse.FromString,
+                _registered_method=True)
+        self.RevokeGrant = channel.unary_unary(
+                '/contigmm.v1.MachineService/RevokeGrant',
+                request_serializer=contigmm_dot_v1_dot_machine__pb2.RevokeGrantRequest.SerializeToString,
+                response_deserializer=contigmm_dot_v1_dot_machine__pb2.RevokeGrantResponse.FromString,
+                _registered_method=True)
 
 
 class MachineServiceServicer:
@@ -163,6 +178,29 @@ class MachineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GrantMachine(self, request, context):
+        """GrantMachine lets another tenant use a machine, in place of what it was granted before.
+        PERMISSION_DENIED: the caller is no admin of the tenant that owns it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrants(self, request, context):
+        """ListGrants tells which other tenants may use a machine, by name; there are at most 1,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeGrant(self, request, context):
+        """RevokeGrant shuts another tenant out again; one that was not let in stays out.
+        PERMISSION_DENIED: as GrantMachine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MachineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -215,6 +253,21 @@ def add_MachineServiceServicer_to_server(servicer, server):
                     servicer.CheckMachine,
                     request_deserializer=contigmm_dot_v1_dot_machine__pb2.CheckMachineRequest.FromString,
                     response_serializer=contigmm_dot_v1_dot_machine__pb2.CheckMachineResponse.SerializeToString,
+            ),
+            'GrantMachine': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantMachine,
+                    request_deserializer=contigmm_dot_v1_dot_machine__pb2.GrantMachineRequest.FromString,
+                    response_serializer=contigmm_dot_v1_dot_machine__pb2.GrantMachineResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=contigmm_dot_v1_dot_machine__pb2.ListGrantsRequest.FromString,
+                    response_serializer=contigmm_dot_v1_dot_machine__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'RevokeGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeGrant,
+                    request_deserializer=contigmm_dot_v1_dot_machine__pb2.RevokeGrantRequest.FromString,
+                    response_serializer=contigmm_dot_v1_dot_machine__pb2.RevokeGrantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -488,6 +541,87 @@ class MachineService:
             '/contigmm.v1.MachineService/CheckMachine',
             contigmm_dot_v1_dot_machine__pb2.CheckMachineRequest.SerializeToString,
             contigmm_dot_v1_dot_machine__pb2.CheckMachineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantMachine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contigmm.v1.MachineService/GrantMachine',
+            contigmm_dot_v1_dot_machine__pb2.GrantMachineRequest.SerializeToString,
+            contigmm_dot_v1_dot_machine__pb2.GrantMachineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contigmm.v1.MachineService/ListGrants',
+            contigmm_dot_v1_dot_machine__pb2.ListGrantsRequest.SerializeToString,
+            contigmm_dot_v1_dot_machine__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contigmm.v1.MachineService/RevokeGrant',
+            contigmm_dot_v1_dot_machine__pb2.RevokeGrantRequest.SerializeToString,
+            contigmm_dot_v1_dot_machine__pb2.RevokeGrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,16 @@ class MachineServiceStub:
     """AdvanceClock lets simulated time pass."""
     CheckMachine: _grpc.UnaryUnaryMultiCallable[_machine_pb2.CheckMachineRequest, _machine_pb2.CheckMachineResponse]
     """CheckMachine runs the full invariant checker and computes the digest of the state."""
+    GrantMachine: _grpc.UnaryUnaryMultiCallable[_machine_pb2.GrantMachineRequest, _machine_pb2.GrantMachineResponse]
+    """GrantMachine lets another tenant use a machine, in place of what it was granted before.
+    PERMISSION_DENIED: the caller is no admin of the tenant that owns it.
+    """
+    ListGrants: _grpc.UnaryUnaryMultiCallable[_machine_pb2.ListGrantsRequest, _machine_pb2.ListGrantsResponse]
+    """ListGrants tells which other tenants may use a machine, by name; there are at most 1,000."""
+    RevokeGrant: _grpc.UnaryUnaryMultiCallable[_machine_pb2.RevokeGrantRequest, _machine_pb2.RevokeGrantResponse]
+    """RevokeGrant shuts another tenant out again; one that was not let in stays out.
+    PERMISSION_DENIED: as GrantMachine.
+    """
 
 @_typing.type_check_only
 class MachineServiceAsyncStub(MachineServiceStub):
@@ -89,6 +99,16 @@ class MachineServiceAsyncStub(MachineServiceStub):
     """AdvanceClock lets simulated time pass."""
     CheckMachine: _aio.UnaryUnaryMultiCallable[_machine_pb2.CheckMachineRequest, _machine_pb2.CheckMachineResponse]  # type: ignore[assignment]
     """CheckMachine runs the full invariant checker and computes the digest of the state."""
+    GrantMachine: _aio.UnaryUnaryMultiCallable[_machine_pb2.GrantMachineRequest, _machine_pb2.GrantMachineResponse]  # type: ignore[assignment]
+    """GrantMachine lets another tenant use a machine, in place of what it was granted before.
+    PERMISSION_DENIED: the caller is no admin of the tenant that owns it.
+    """
+    ListGrants: _aio.UnaryUnaryMultiCallable[_machine_pb2.ListGrantsRequest, _machine_pb2.ListGrantsResponse]  # type: ignore[assignment]
+    """ListGrants tells which other tenants may use a machine, by name; there are at most 1,000."""
+    RevokeGrant: _aio.UnaryUnaryMultiCallable[_machine_pb2.RevokeGrantRequest, _machine_pb2.RevokeGrantResponse]  # type: ignore[assignment]
+    """RevokeGrant shuts another tenant out again; one that was not let in stays out.
+    PERMISSION_DENIED: as GrantMachine.
+    """
 
 class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
     """MachineService boots and keeps machines. NOT_FOUND: no such machine."""
@@ -175,5 +195,33 @@ class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_machine_pb2.CheckMachineResponse, _abc.Awaitable[_machine_pb2.CheckMachineResponse]]:
         """CheckMachine runs the full invariant checker and computes the digest of the state."""
+
+    @_abc_1.abstractmethod
+    def GrantMachine(
+        self,
+        request: _machine_pb2.GrantMachineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.GrantMachineResponse, _abc.Awaitable[_machine_pb2.GrantMachineResponse]]:
+        """GrantMachine lets another tenant use a machine, in place of what it was granted before.
+        PERMISSION_DENIED: the caller is no admin of the tenant that owns it.
+        """
+
+    @_abc_1.abstractmethod
+    def ListGrants(
+        self,
+        request: _machine_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.ListGrantsResponse, _abc.Awaitable[_machine_pb2.ListGrantsResponse]]:
+        """ListGrants tells which other tenants may use a machine, by name; there are at most 1,000."""
+
+    @_abc_1.abstractmethod
+    def RevokeGrant(
+        self,
+        request: _machine_pb2.RevokeGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.RevokeGrantResponse, _abc.Awaitable[_machine_pb2.RevokeGrantResponse]]:
+        """RevokeGrant shuts another tenant out again; one that was not let in stays out.
+        PERMISSION_DENIED: as GrantMachine.
+        """
 
 def add_MachineServiceServicer_to_server(servicer: MachineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,6 +10,8 @@ from contigmm.v1 import batch_pb2 as pb
 from contigmm.v1 import batch_pb2_grpc
 from contigmm_server import codec, columns, lifetimes
 from contigmm_server.commands import SHORT_US, Soon
+from contigmm_server.doors import privileges
+from contigmm_server.doors.caller import CURRENT
 from contigmm_server.durable import kinds
 from contigmm_server.failures import ErrorReason, invalid
 from contigmm_server.hosted import Command, HostedMachine
@@ -29,7 +31,9 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
     def RunBatch(self, request: pb.RunBatchRequest, context: object) -> Soon[pb.RunBatchResponse]:
         """One batch."""
         hosted = self._registry.machine(request.machine)
-        asked = _Asked(partial(_command, request.batch, None), len(request.batch.operations))
+        operations = request.batch.operations
+        privileges.check_batch(hosted, operations)
+        asked = _Asked(partial(_command, request.batch, None), len(operations))
 
         def work() -> pb.RunBatchResponse:
             response = pb.RunBatchResponse()
@@ -37,7 +41,12 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
             return response
 
         return hosted.answer_once(
-            request, pb.RunBatchResponse, work, cost_us=asked.cost_us, operations=asked.count
+            request,
+            pb.RunBatchResponse,
+            work,
+            cost_us=asked.cost_us,
+            operations=asked.count,
+            asked=lambda: asked.command.operations,
         )
 
     def RunColumns(
@@ -53,7 +62,12 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
             return response
 
         return hosted.answer_once(
-            request, pb.RunColumnsResponse, work, cost_us=asked.cost_us, operations=asked.count
+            request,
+            pb.RunColumnsResponse,
+            work,
+            cost_us=asked.cost_us,
+            operations=asked.count,
+            asked=lambda: asked.command.operations,
         )
 
     async def Operate(
@@ -71,7 +85,9 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         hosted = self._registry.machine(first.open.machine)
         stream = hosted.lifetimes.open_stream()
         try:
-            session = hosted.sessions.attach(first.open.session, stream, first.open.received)
+            session = hosted.sessions.attach(
+                first.open.session, stream, first.open.received, CURRENT.get().tenant
+            )
             try:
                 opened = _opened(hosted, session)
                 await hosted.lasting()
@@ -82,6 +98,8 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
                         request = await anext(request_iterator, None)
                     if request is None:
                         return
+                    if not CURRENT.get().everywhere:
+                        self._registry.machine(hosted.name)  # it may be granted no longer
                     yield await talk.answer(request)
             finally:
                 hosted.sessions.detach(session, stream)
@@ -118,6 +136,7 @@ class Talk:
         run: Callable[[], None]
         if part == "batch":
             batch = request.batch
+            privileges.check_batch(self._hosted, batch.operations)
             first = batch.first_operation
             asked = _Asked(partial(_command, batch, self._stream), len(batch.operations))
 
@@ -155,11 +174,13 @@ class Talk:
             known = session.recall(first, count)
             if known is not None:
                 return known
+            if hosted.admit is not None:
+                hosted.admit(asked.command.operations)
             if hosted.journal is None:
                 run()
             else:
                 body = kinds.operate(session.id, request)
-                hosted.write_down(kinds.OPERATE, body, ran)
+                hosted.write_down(kinds.OPERATE, body, ran, session.tenant)
             session.keep(count, response, self._kept_operations)
             return response
 

@@ -1,5 +1,7 @@
 """How a call fails for reasons of the service: the one way onto the wire."""
 
+from collections.abc import Mapping
+
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -16,12 +18,18 @@ class ServiceError(Exception):
     """The service turns a call down; the simulated kernel has not been asked, or has no answer."""
 
     def __init__(
-        self, code: grpc.StatusCode, reason: "ErrorReason.ValueType", message: str
+        self,
+        code: grpc.StatusCode,
+        reason: "ErrorReason.ValueType",
+        message: str,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.message = message
+        self.metadata = metadata or {}
+        """Of the ErrorInfo."""
 
 
 def invalid(reason: "ErrorReason.ValueType", message: str) -> ServiceError:
@@ -49,6 +57,13 @@ def precondition(reason: "ErrorReason.ValueType", message: str) -> ServiceError:
     return ServiceError(grpc.StatusCode.FAILED_PRECONDITION, reason, message)
 
 
+def role_too_low(message: str) -> ServiceError:
+    """The caller may not do this."""
+    return ServiceError(
+        grpc.StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_ROLE_TOO_LOW, message
+    )
+
+
 def shutting_down() -> ServiceError:
     """The server takes nothing more on."""
     return ServiceError(
@@ -62,7 +77,9 @@ def status(error: ServiceError) -> grpc.Status:
     """The error as a status with ``google.rpc.ErrorInfo``."""
     detail = any_pb2.Any()
     detail.Pack(
-        error_details_pb2.ErrorInfo(reason=ErrorReason.Name(error.reason)[_PREFIX:], domain=DOMAIN)
+        error_details_pb2.ErrorInfo(
+            reason=ErrorReason.Name(error.reason)[_PREFIX:], domain=DOMAIN, metadata=error.metadata
+        )
     )
     return rpc_status.to_status(
         status_pb2.Status(code=error.code.value[0], message=error.message, details=[detail])

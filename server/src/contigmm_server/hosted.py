@@ -15,6 +15,8 @@ from contigmm.sim.operation import Answer, Call, ExitCause, Operation
 from contigmm.sim.table import Entry
 from contigmm_server import codec
 from contigmm_server.commands import CommandQueue, Soon
+from contigmm_server.doors.access import Access
+from contigmm_server.doors.caller import CURRENT
 from contigmm_server.durable import kinds
 from contigmm_server.durable.journal import Journal
 from contigmm_server.failures import ErrorReason, ServiceError, not_found
@@ -53,6 +55,11 @@ class HostedMachine:
     def __init__(self, name: str, machine: Machine, limits: Limits, executor: Executor) -> None:
         self.name = name
         self.machine = machine
+        self.access = Access()
+        self.granting = asyncio.Lock()
+        """Whoever changes ``access`` has it."""
+        self.admit: Callable[[Sequence[Operation]], None] | None = None
+        """Holds what a command will do against the owner's quotas."""
         self.queue = CommandQueue(executor, limit=limits.queue, settle=self._settle)
         self.lifetimes = Lifetimes(self._order_exits)
         self.sessions = Sessions(limits)
@@ -92,25 +99,37 @@ class HostedMachine:
         *,
         cost_us: float,
         operations: int = 1,
+        asked: Callable[[], Sequence[Operation]] | None = None,
     ) -> Soon[R]:
         """Give the answer of ``work``, or, for a request id seen before, the first answer again.
+
+        Args:
+            request: The message; it has a request id.
+            kind: Of its answer.
+            work: Carries it out, within a turn.
+            cost_us: How long that is judged to take.
+            operations: How many those are.
+            asked: Gives them, to be held against quotas; absent: they need none.
 
         Raises:
             ServiceError: RESOURCE_EXHAUSTED, INVALID_ARGUMENT, or what ``work`` raises.
         """
+        tenant = CURRENT.get().tenant
 
         def once() -> R:
             if request.request_id:
-                known = self.replies.recall(request, kind)
+                known = self.replies.recall(request, kind, tenant)
                 if known is not None:
                     return known
+            if self.admit is not None and asked is not None:
+                self.admit(asked())
             if self.journal is None:
                 response = work()
             else:
                 number = kinds.NUMBERS[type(request)]
-                response = self.write_down(number, request.SerializeToString(), work)
+                response = self.write_down(number, request.SerializeToString(), work, tenant)
             if request.request_id:
-                self.replies.keep(request, response)
+                self.replies.keep(request, response, tenant)
             return response
 
         if self.journal is None:
@@ -131,7 +150,7 @@ class HostedMachine:
             await pending
         return response
 
-    def write_down(self, kind: int, body: bytes, work: Callable[[], R]) -> R:
+    def write_down(self, kind: int, body: bytes, work: Callable[[], R], tenant: str = "") -> R:
         """Append a command to the journal if there is one, then carry it out by ``work``.
 
         Raises:
@@ -140,7 +159,7 @@ class HostedMachine:
         journal = self.journal
         if journal is None:
             return work()
-        journal.append(kind, body, seq=self.machine.seq)
+        journal.append(*kinds.of_tenant(tenant, kind, body), seq=self.machine.seq)
         response = work()
         journal.answered(response.SerializeToString(deterministic=True))
         return response

@@ -17,6 +17,8 @@ from contigmm.v1 import machine_pb2 as pb
 from contigmm.v1 import machine_pb2_grpc, operation_pb2
 from contigmm_server import codec, described, paging, uploads
 from contigmm_server.commands import Soon
+from contigmm_server.doors.caller import Role
+from contigmm_server.doors.tokens import TENANT
 from contigmm_server.failures import ErrorReason, invalid
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.limits import CHUNK_BYTES
@@ -35,6 +37,11 @@ _CLOCKS: Final = {
     pb.CLOCK_MODE_UNSPECIFIED: "per_op",
     pb.CLOCK_MODE_PER_OP: "per_op",
     pb.CLOCK_MODE_MANUAL: "manual",
+}
+_ROLES: Final = {
+    Role.READER: pb.ROLE_READER,
+    Role.USER: pb.ROLE_USER,
+    Role.ADMIN: pb.ROLE_ADMIN,
 }
 _PROFILE_NUMBERS: Final = {name: number for number, name in _PROFILES.items()}
 _CLOCK_NUMBERS: Final = {name: number for number, name in _CLOCKS.items()}
@@ -55,7 +62,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
         limits, keeper = self._registry.limits, self._registry.keeper
         return pb.GetServerResponse(
             version=_VERSION,
-            machines=len(self._registry),
+            machines=len(self._registry.seen()),
             machines_max=limits.machines,
             frames_max=limits.frames,
             batch_operations_max=MAX_OPERATIONS,
@@ -167,7 +174,7 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
         moment = self._registry.generation
         size = paging.page_size(request.page_size, self._registry.limits.page_of_machines)
         after = paging.cursor(request.page_token, moment, "machines")
-        listed = [hosted for hosted in self._registry.machines() if hosted.machine_id > after]
+        listed = [hosted for hosted in self._registry.seen() if hosted.machine_id > after]
         page = listed[:size]
         machines = [await hosted.look(partial(shown, hosted), cost_us=_VIEW_US) for hosted in page]
         more = len(listed) > size
@@ -231,6 +238,40 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
 
         return await self._answer_once(request, pb.DeleteMachineResponse, make)
 
+    # ---- being shared ----
+
+    async def GrantMachine(
+        self, request: pb.GrantMachineRequest, context: object
+    ) -> pb.GrantMachineResponse:
+        """Another tenant comes in."""
+        hosted = self._registry.owned(request.machine)
+        tenant, role = request.grant.tenant, request.grant.role
+        if TENANT.fullmatch(tenant) is None or role not in Role._value2member_map_:
+            raise invalid(
+                ErrorReason.ERROR_REASON_INVALID_FIELD, "grant: no name of a tenant, or no role"
+            )
+        await self._registry.change_grant(hosted, tenant, Role(role))
+        return pb.GrantMachineResponse(grant=_granted(tenant, Role(role)))
+
+    async def ListGrants(
+        self, request: pb.ListGrantsRequest, context: object
+    ) -> pb.ListGrantsResponse:
+        """Who was let in."""
+        grants = self._registry.machine(request.machine).access.grants
+        return pb.ListGrantsResponse(grants=[_granted(*grant) for grant in sorted(grants.items())])
+
+    async def RevokeGrant(
+        self, request: pb.RevokeGrantRequest, context: object
+    ) -> pb.RevokeGrantResponse:
+        """Another tenant goes out."""
+        hosted = self._registry.owned(request.machine)
+        await self._registry.change_grant(hosted, request.tenant, None)
+        return pb.RevokeGrantResponse()
+
+
+def _granted(tenant: str, role: Role) -> pb.Grant:
+    return pb.Grant(tenant=tenant, role=_ROLES[role])
+
 
 def _restored(snapshot: bytes) -> Machine:
     try:
@@ -266,4 +307,5 @@ def shown(hosted: HostedMachine) -> pb.Machine:
         drawn=machine.drawn,
         queue_depth=hosted.queue.depth,
         queue_depth_max=hosted.queue.depth_max,
+        owner=hosted.access.owner,
     )

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,12 @@ from contigmm.description import MachineDescription
 from contigmm.errors import ContigmmError
 from contigmm.hosts import describe
 from contigmm.sim.machine import Machine
+from contigmm_server.doors import token_command
+from contigmm_server.doors.audit import Audit
+from contigmm_server.doors.guard import Guard
+from contigmm_server.doors.quotas import Allowances
+from contigmm_server.doors.tenants import Tenants
+from contigmm_server.doors.tenants import read as read_tenants
 from contigmm_server.doors.tls import DoorError, Tls, check_listening
 from contigmm_server.durable.journal import Durability
 from contigmm_server.durable.keeper import Keeper
@@ -75,6 +82,21 @@ def _add_doors(parser: argparse.ArgumentParser) -> None:
         help="let only clients in whose certificates these authorities have signed (PEM)",
     )
     doors.add_argument(
+        "--tokens", type=Path, metavar="FILE", help="ask for tokens: those of contigmm-server token"
+    )
+    doors.add_argument(
+        "--tenants", type=Path, metavar="FILE", help="quotas and certificates of tenants (TOML)"
+    )
+    doors.add_argument(
+        "--owner",
+        default="default",
+        metavar="TENANT",
+        help="whose --machine is, and those that were kept without an owner",
+    )
+    doors.add_argument(
+        "--audit", type=Path, metavar="FILE", help="write down who was let in or shut out, and why"
+    )
+    doors.add_argument(
         "--insecure-listen",
         action="store_true",
         help="let other computers in though nobody has to say who he is, or not in secret",
@@ -95,15 +117,35 @@ def _tls(args: argparse.Namespace) -> Tls | None:
         check_listening(
             args.listen,
             encrypted=args.tls_cert is not None,
-            authenticated=args.tls_client_ca is not None,
+            authenticated=args.tls_client_ca is not None or args.tokens is not None,
         )
     if args.tls_cert is None:
         return None
     return Tls(args.tls_cert, args.tls_key, args.tls_client_ca)
 
 
+def _guard(args: argparse.Namespace, allowances: Allowances, tenants: Tenants) -> Guard | None:
+    """What asks every caller who he is; nothing: nobody has to say.
+
+    Raises:
+        DoorError: Certificates are mapped that nobody asks for, or there is nobody to audit.
+        TokenError: The file of tokens cannot be used.
+        OSError: The audit log cannot be written.
+    """
+    if tenants.certificates and args.tls_client_ca is None:
+        raise DoorError(f"{args.tenants} maps certificates: that needs --tls-client-ca")
+    if args.tokens is None and not tenants.certificates:
+        if args.audit is not None or args.tenants is not None:
+            raise DoorError("--audit and --tenants need --tokens, or certificates that are mapped")
+        return None
+    return Guard(args.tokens, tenants, allowances, Audit(args.audit))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a server until it is told to end; give its exit status."""
+    """Run a server until it is told to end, or change tokens; give the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "token":
+        return token_command.main(arguments[1:])
     args = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
@@ -139,7 +181,12 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, ended.set)
-    service = Service()
+    tenants = read_tenants(args.tenants) if args.tenants else Tenants()
+    allowances = Allowances(tenants)
+    guard = _guard(args, allowances, tenants)
+    service = Service(guard=guard)
+    service.registry.allowances = allowances
+    service.registry.owner = "" if guard is None else args.owner
     _spare_the_collector()
     if args.data is not None:
         keeper = Keeper(
@@ -156,12 +203,14 @@ async def _serve(
                 description, profile=args.profile, seed=args.seed, clock=args.clock
             ),
         )
-    address = await service.start(args.listen, tls)
-    _spare_the_collector()
-    sys.stdout.write(f"listening on {address}\n")
-    sys.stdout.flush()
-    await ended.wait()
-    await service.stop()
+    service.registry.hold_quotas()
+    async with guard or nullcontext():
+        address = await service.start(args.listen, tls)
+        _spare_the_collector()
+        sys.stdout.write(f"listening on {address}\n")
+        sys.stdout.flush()
+        await ended.wait()
+        await service.stop()
 
 
 def _spare_the_collector() -> None:

@@ -35,6 +35,7 @@ class MemoryService(memory_pb2_grpc.MemoryServiceServicer):
             kind,
             lambda: encode(hosted.execute_one(operation)),
             cost_us=codec.cost_of_one_us(operation),
+            asked=lambda: (operation,),
         )
 
     def Mmap(self, request: pb.MmapRequest, context: object) -> Soon[pb.MmapResponse]:

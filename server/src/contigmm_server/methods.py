@@ -52,6 +52,11 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # as Handler
                 handler = wrapper(method, handler)
             self._handlers[method] = handler
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Full names of all methods."""
+        return tuple(self._handlers)
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         """Find the handler of a call; grpc answers UNIMPLEMENTED if there is none."""
         return self._handlers.get(handler_call_details.method)
@@ -98,6 +103,13 @@ def fail_clearly(_method: str, handler: Any) -> Handler:
 
     return _MAKERS[handler.request_streaming, False](
         call, _parser(handler), handler.response_serializer
+    )
+
+
+def make_handler(handler: Any, behaviour: Callable[..., Any]) -> Handler:
+    """The method of ``handler`` with another behaviour."""
+    return _MAKERS[handler.request_streaming, handler.response_streaming](
+        behaviour, handler.request_deserializer, handler.response_serializer
     )
 
 

@@ -14,6 +14,7 @@ from contigmm.v1 import operation_pb2, process_pb2_grpc
 from contigmm.v1 import process_pb2 as pb
 from contigmm_server import codec, lifetimes, paging
 from contigmm_server.commands import Soon
+from contigmm_server.doors import privileges
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.lifetimes import Lease, Lifetime, Stream
 from contigmm_server.limits import KIB
@@ -37,6 +38,7 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
     ) -> Soon[pb.SpawnProcessResponse]:
         """A process starts."""
         hosted = self._registry.machine(request.machine)
+        privileges.check(hosted, request.spec)
         operation = codec.spawn(request.spec)
         lifetime = lifetimes.decode(request.spec.lifetime, None)
 
@@ -49,7 +51,11 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
             )
 
         return hosted.answer_once(
-            request, pb.SpawnProcessResponse, work, cost_us=codec.cost_us((operation,))
+            request,
+            pb.SpawnProcessResponse,
+            work,
+            cost_us=codec.cost_us((operation,)),
+            asked=lambda: (operation,),
         )
 
     def ForkProcess(
@@ -67,7 +73,11 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
             return pb.ForkProcessResponse(child=child, machine_seq=answer.seq)
 
         return hosted.answer_once(
-            request, pb.ForkProcessResponse, work, cost_us=codec.cost_us((operation,))
+            request,
+            pb.ForkProcessResponse,
+            work,
+            cost_us=codec.cost_us((operation,)),
+            asked=lambda: (operation,),
         )
 
     def ExitProcess(

@@ -11,7 +11,17 @@ import grpc
 from google.protobuf.message import Message
 
 from contigmm.sim.machine import Machine
-from contigmm_server.failures import ErrorReason, ServiceError, exhausted, not_found, shutting_down
+from contigmm_server.doors.access import MAX_GRANTS, Access
+from contigmm_server.doors.caller import ANYONE, CURRENT, Role
+from contigmm_server.doors.quotas import Allowance, Allowances, nr_frames
+from contigmm_server.failures import (
+    ErrorReason,
+    ServiceError,
+    exhausted,
+    not_found,
+    role_too_low,
+    shutting_down,
+)
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.limits import Limits
 from contigmm_server.names import machine_name, split_process
@@ -32,6 +42,9 @@ class Keeping(Protocol):
     async def keep(self, hosted: HostedMachine) -> None:
         """Keep a new machine, before anybody is told of it."""
 
+    async def keep_access(self, hosted: HostedMachine, access: Access) -> None:
+        """Keep whose a machine is and who else may use it."""
+
     async def remove(self, hosted: HostedMachine) -> None:
         """Keep a machine no longer."""
 
@@ -44,6 +57,9 @@ class Registry:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.allowances = Allowances()
+        self.owner = ""
+        """Tenant that has the machines which nobody named an owner for."""
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="machine")
         self.keeper: Keeping | None = None
         """Keeps machines on a disk; absent: they are in memory only."""
@@ -52,7 +68,7 @@ class Registry:
         self._machines: dict[str, HostedMachine] = {}
         self._booting: set[str] = set()
         self._replies = Replies(limits)
-        self._replying: dict[str, asyncio.Event] = {}
+        self._replying: dict[tuple[str, str], asyncio.Event] = {}
         self._streams: set[asyncio.Task[object]] = set()
         self.draining = False
 
@@ -65,11 +81,31 @@ class Registry:
             ServiceError: NOT_FOUND, or INVALID_ARGUMENT for what is no name.
         """
         hosted = self._machines.get(name)
-        if hosted is None:
+        caller = CURRENT.get()
+        if caller is ANYONE and hosted is not None:
+            return hosted
+        role = None if hosted is None else hosted.access.role_of(caller)
+        if hosted is None or role is None:
             machine_name(name.removeprefix("machines/"))
             raise not_found(
                 ErrorReason.ERROR_REASON_NO_SUCH_MACHINE, f"{name[:80]!r} does not exist"
             )
+        if role < caller.needs:
+            raise role_too_low(
+                f"this takes the role {caller.needs.name.lower()}, {name} is granted for "
+                f"{role.name.lower()}"
+            )
+        return hosted
+
+    def owned(self, name: str) -> HostedMachine:
+        """The machine of this name, which the caller's tenant owns.
+
+        Raises:
+            ServiceError: As :meth:`machine`, or PERMISSION_DENIED: it is another's.
+        """
+        hosted, caller = self.machine(name), CURRENT.get()
+        if not caller.everywhere and hosted.access.owner != caller.tenant:
+            raise role_too_low(f"only the tenant that owns {name} may do this")
         return hosted
 
     def process(self, name: str) -> tuple[HostedMachine, int]:
@@ -80,6 +116,11 @@ class Registry:
         """
         machine, process = split_process(name)
         return self.machine(machine), process
+
+    def seen(self) -> list[HostedMachine]:
+        """All machines that the caller may look at, by name."""
+        caller = CURRENT.get()
+        return [hosted for hosted in self.machines() if hosted.access.role_of(caller) is not None]
 
     def machines(self) -> list[HostedMachine]:
         """All machines, by name."""
@@ -102,27 +143,45 @@ class Registry:
         """
         self._check_open()
         name = machine_name(machine_id or f"m-{secrets.token_hex(4)}")
-        with self._reserved(name):
+        owner = CURRENT.get().tenant or self.owner
+        with self._reserved(name, owner) as allowance:
             loop = asyncio.get_running_loop()
             machine = await loop.run_in_executor(self.executor, make)
+            allowance.reserve(name, nr_frames(machine))
             hosted = HostedMachine(name, machine, self.limits, self.executor)
+            hosted.access.owner = owner
             if self.keeper is not None:
                 await self.keeper.keep(hosted)
             self._enter(hosted)
+            self._hold(hosted)
         return hosted
 
-    def enter(self, machine_id: str, machine: Machine) -> HostedMachine:
+    def enter(
+        self, machine_id: str, machine: Machine, access: Access | None = None
+    ) -> HostedMachine:
         """Enter a machine that is kept already."""
         hosted = HostedMachine(machine_name(machine_id), machine, self.limits, self.executor)
+        if access is not None:
+            hosted.access = access
+        hosted.access.owner = hosted.access.owner or self.owner
         self._enter(hosted)
         return hosted
 
     def _enter(self, hosted: HostedMachine) -> None:
         self._machines[hosted.name] = hosted
         self.generation += 1
+        self.allowances.of(hosted.access.owner).enter(hosted.name, hosted.machine)
+
+    def hold_quotas(self) -> None:
+        """Hold commands of all machines against quotas from now on: recovery repeats what was."""
+        for hosted in self._machines.values():
+            self._hold(hosted)
+
+    def _hold(self, hosted: HostedMachine) -> None:
+        hosted.admit = self.allowances.admission(hosted.access.owner, hosted.name)
 
     @contextmanager
-    def _reserved(self, name: str) -> Iterator[None]:
+    def _reserved(self, name: str, owner: str) -> Iterator[Allowance]:
         if name in self._machines or name in self._booting:
             raise ServiceError(
                 grpc.StatusCode.ALREADY_EXISTS,
@@ -134,11 +193,35 @@ class Registry:
                 ErrorReason.ERROR_REASON_LIMIT_REACHED,
                 f"this server runs at most {self.limits.machines} machines",
             )
+        allowance = self.allowances.of(owner)
+        allowance.reserve(name, 0)
         self._booting.add(name)
         try:
-            yield
+            yield allowance
         finally:
             self._booting.discard(name)
+            if name not in self._machines:
+                allowance.leave(name)
+
+    async def change_grant(self, hosted: HostedMachine, tenant: str, role: Role | None) -> None:
+        """Let a tenant use a machine, or, with no role, no longer; kept before it is told.
+
+        Raises:
+            ServiceError: RESOURCE_EXHAUSTED, there are enough; UNAVAILABLE, it cannot be kept.
+        """
+        async with hosted.granting:
+            grants = {name: kept for name, kept in hosted.access.grants.items() if name != tenant}
+            if role is not None:
+                grants[tenant] = role
+            if len(grants) > MAX_GRANTS:
+                raise exhausted(
+                    ErrorReason.ERROR_REASON_LIMIT_REACHED,
+                    f"a machine has at most {MAX_GRANTS} grants",
+                )
+            access = Access(hosted.access.owner, grants)
+            if self.keeper is not None:
+                await self.keeper.keep_access(hosted, access)
+            hosted.access = access
 
     async def remove(self, name: str) -> HostedMachine:
         """Take a machine out; who waits for it is still served.
@@ -146,8 +229,9 @@ class Registry:
         Raises:
             ServiceError: NOT_FOUND.
         """
-        hosted = self.machine(name)
+        hosted = self.owned(name)
         del self._machines[name]
+        self.allowances.of(hosted.access.owner).leave(name)
         self.generation += 1
         hosted.lifetimes.stop()
         if self.keeper is not None:
@@ -159,26 +243,29 @@ class Registry:
     @asynccontextmanager
     async def answering(self, request: Any) -> AsyncIterator[None]:
         """Let requests with one id pass one after the other."""
-        while request.request_id in self._replying:
-            await self._replying[request.request_id].wait()
+        key = CURRENT.get().tenant, request.request_id
+        while key in self._replying:
+            await self._replying[key].wait()
         if not request.request_id:
             yield
             return
-        done = self._replying[request.request_id] = asyncio.Event()
+        done = self._replying[key] = asyncio.Event()
         try:
             yield
         finally:
-            del self._replying[request.request_id]
+            del self._replying[key]
             done.set()
 
     def recall(self, request: Any, kind: type[R]) -> R | None:
         """The first answer to this request, if it had one: see ``Replies.recall``."""
-        return self._replies.recall(request, kind) if request.request_id else None
+        if not request.request_id:
+            return None
+        return self._replies.recall(request, kind, CURRENT.get().tenant)
 
     def keep(self, request: Any, response: Message) -> None:
         """Remember an answer: see ``Replies.keep``."""
         if request.request_id:
-            self._replies.keep(request, response)
+            self._replies.keep(request, response, CURRENT.get().tenant)
 
     # ---- shutdown ----
 

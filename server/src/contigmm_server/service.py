@@ -22,6 +22,7 @@ from contigmm.v1 import (
     view_pb2_grpc,
 )
 from contigmm_server.batches import BatchService
+from contigmm_server.doors.guard import Guard
 from contigmm_server.doors.tls import Tls
 from contigmm_server.limits import Limits
 from contigmm_server.machines import MachineService
@@ -48,20 +49,25 @@ class Service:
     """A gRPC server for the machines of one registry. Made and used within one event loop."""
 
     limits: Limits = field(default_factory=Limits)
+    guard: Guard | None = None
+    """Asks who calls; absent: nobody has to say."""
     registry: Registry = field(init=False)
     health: health_aio.HealthServicer = field(init=False)
+    methods: Methods = field(init=False)
     server: grpc.aio.Server = field(init=False)
 
     def __post_init__(self) -> None:
         self.registry = Registry(self.limits)
         self.health = health_aio.HealthServicer()
         self.server = _grpc_server(self.limits)
-        self.server.add_generic_rpc_handlers((self._methods(),))
+        self.methods = self._methods()
+        self.server.add_generic_rpc_handlers((self.methods,))
 
     def _methods(self) -> Methods:
         registry = self.registry
         # Generated code wants a server and uses two methods of it, which Methods has.
-        methods: Any = Methods(fail_clearly)
+        guards = () if self.guard is None else (self.guard,)
+        methods: Any = Methods(*guards, fail_clearly)
         machine_pb2_grpc.add_MachineServiceServicer_to_server(MachineService(registry), methods)
         process_pb2_grpc.add_ProcessServiceServicer_to_server(ProcessService(registry), methods)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(registry), methods)

@@ -25,6 +25,8 @@ class Session:
     """Operation numbers of one client, and the last answers that it was sent."""
 
     id: str
+    tenant: str
+    """Whose it is; no other tenant can take it over."""
     stream: Stream | None
     last_applied: int = 0
     kept: deque[_Kept] = field(default_factory=deque)
@@ -97,14 +99,14 @@ class Sessions:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._attached: dict[str, Session] = {}
-        self._detached: OrderedDict[str, Session] = OrderedDict()
+        self._attached: dict[tuple[str, str], Session] = {}
+        self._detached: OrderedDict[tuple[str, str], Session] = OrderedDict()
 
     def all(self) -> list[Session]:
         """Every session that is remembered, those without a stream first."""
         return [*self._detached.values(), *self._attached.values()]
 
-    def attach(self, session_id: str, stream: Stream, received: int) -> Session:
+    def attach(self, session_id: str, stream: Stream, received: int, tenant: str = "") -> Session:
         """Give a stream the session that it asks for, which may be a new one.
 
         Raises:
@@ -115,12 +117,13 @@ class Sessions:
                 ErrorReason.ERROR_REASON_INVALID_FIELD, f"session: more than {MAX_ID_BYTES} bytes"
             )
         session_id = session_id or secrets.token_hex(16)
-        session = self._attached.get(session_id) or self._detached.pop(session_id, None)
+        key = tenant, session_id
+        session = self._attached.get(key) or self._detached.pop(key, None)
         if session is None:
-            session = Session(session_id, stream)
+            session = Session(session_id, tenant, stream)
         session.stream = stream
         session.forget(received)
-        self._attached[session_id] = session
+        self._attached[key] = session
         return session
 
     def detach(self, session: Session, stream: Stream) -> None:
@@ -128,7 +131,8 @@ class Sessions:
         if session.stream != stream:
             return
         session.stream = None
-        del self._attached[session.id]
-        self._detached[session.id] = session
+        key = session.tenant, session.id
+        del self._attached[key]
+        self._detached[key] = session
         while len(self._detached) > self._limits.sessions:
             self._detached.popitem(last=False)

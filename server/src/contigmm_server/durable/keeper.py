@@ -14,9 +14,10 @@ from functools import partial
 from typing import Final
 
 from contigmm.sim.machine import Machine
+from contigmm_server.doors.access import Access
 from contigmm_server.durable.journal import Durability, Journal, unavailable
 from contigmm_server.durable.replay import ENGINE, Replayer, service_state
-from contigmm_server.durable.segment import Header
+from contigmm_server.durable.segment import Header, JournalError
 from contigmm_server.durable.store import MachineStore, Store
 from contigmm_server.failures import ServiceError
 from contigmm_server.hosted import HostedMachine
@@ -29,6 +30,19 @@ SEGMENT_BYTES: Final = 64 << 20
 SNAPSHOT_S: Final = 600.0
 """So is one that has had commands for this long."""
 _LOOK_S: Final = 0.5
+
+
+def _access(store: MachineStore) -> Access:
+    """Whose a machine is.
+
+    Raises:
+        JournalError: It cannot be read.
+    """
+    data = store.load_access()
+    try:
+        return Access() if data is None else Access.decode(data)
+    except ValueError as error:
+        raise JournalError(f"whose {store.path} is cannot be read: {error}") from error
 
 
 @dataclass(slots=True)
@@ -71,7 +85,9 @@ class Keeper:
         try:
             store = await loop.run_in_executor(
                 self._executor,
-                lambda: self._store.create(hosted.machine_id, hosted.machine.snapshot(), state),
+                lambda: self._store.create(
+                    hosted.machine_id, hosted.machine.snapshot(), state, hosted.access.encode()
+                ),
             )
             try:
                 await self._begin(hosted, store, 0, 0)
@@ -94,7 +110,7 @@ class Keeper:
             machine = await asyncio.get_running_loop().run_in_executor(
                 self._executor, partial(Machine.restore, snapshot)
             )
-            hosted = registry.enter(store.machine_id, machine)
+            hosted = registry.enter(store.machine_id, machine, _access(store))
             replayer = Replayer(registry, hosted)
             replayer.load(service)
             for segment in store.segments(base):
@@ -115,6 +131,19 @@ class Keeper:
         hosted.journal = Journal(file, header, self.durability, self._executor)
         kept = self._kept[hosted.name] = _Kept(store, index)
         kept.watch = asyncio.get_running_loop().create_task(self._watch(hosted, kept))
+
+    async def keep_access(self, hosted: HostedMachine, access: Access) -> None:
+        """Keep whose a machine is and who else may use it.
+
+        Raises:
+            ServiceError: UNAVAILABLE, what was kept is.
+        """
+        store = self._kept[hosted.name].store
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._executor, store.save_access, access.encode())
+        except OSError as error:
+            raise unavailable(f"the grant cannot be kept: {error.strerror}") from error
 
     # ---- snapshots ----
 

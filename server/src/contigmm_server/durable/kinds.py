@@ -12,6 +12,8 @@ EXITS: Final = 1
 """Ends that the service ordered: one byte ExitCause, then uint64 process numbers."""
 OPERATE: Final = 2
 """A batch of a session: one byte length of its id, the id, then an OperateRequest."""
+OF_A_TENANT: Final = 0x80
+"""Added to the number: the body begins with one byte length of the tenant's name, and the name."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,8 +69,29 @@ def read_operate(body: bytes) -> tuple[str, batch_pb2.OperateRequest]:
     return body[1:end].decode(), batch_pb2.OperateRequest.FromString(body[end:])
 
 
+def of_tenant(tenant: str, kind: int, body: bytes) -> tuple[int, bytes]:
+    """A record of a command that a tenant sent; one without a name leaves it as it is."""
+    if not tenant:
+        return kind, body
+    name = tenant.encode()
+    return kind | OF_A_TENANT, bytes([len(name)]) + name + body
+
+
+def read_tenant(kind: int, body: bytes) -> tuple[str, int, bytes]:
+    """Tenant, number and body of a record."""
+    if kind & OF_A_TENANT == 0:
+        return "", kind, body
+    end = 1 + body[0]
+    return body[1:end].decode(), kind & ~OF_A_TENANT, body[end:]
+
+
 def describe(kind: int, body: bytes) -> dict[str, Any]:
     """A record's contents as plain data, messages by their JSON."""
+    tenant, kind, body = read_tenant(kind, body)
+    return {**_described(kind, body), **({"tenant": tenant} if tenant else {})}
+
+
+def _described(kind: int, body: bytes) -> dict[str, Any]:
     if kind == EXITS:
         cause, processes = read_exits(body)
         return {"what": "exits", "cause": cause, "processes": processes}

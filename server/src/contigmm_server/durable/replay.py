@@ -18,6 +18,7 @@ from contigmm.sim.operation import Call, Operation
 from contigmm.sim.snapshot import VERSION
 from contigmm.v1 import batch_pb2
 from contigmm_server.batches import BatchService, Talk
+from contigmm_server.doors.caller import CURRENT, Caller
 from contigmm_server.durable import kinds
 from contigmm_server.durable.segment import JournalError, Record
 from contigmm_server.durable.store import Segment
@@ -32,7 +33,8 @@ from contigmm_server.sessions import Session
 
 ENGINE: Final = f"contigmm {version('contigmm')}, snapshots {VERSION}"
 """What must be equal for a journal to be replayed."""
-SERVICE_FORMAT: Final = 1
+SERVICE_FORMAT: Final = 2
+"""1 had no tenants."""
 _MAX_SERVICE_BYTES: Final = 1 << 30
 
 
@@ -54,7 +56,7 @@ class Replayer:
         self._methods: dict[int, Callable[[Any, None], Any]] = {
             number: self._find(kind.method) for number, kind in kinds.UNARY.items()
         }
-        self._talks: dict[str, tuple[Session, Stream, Talk]] = {}
+        self._talks: dict[tuple[str, str], tuple[Session, Stream, Talk]] = {}
         hosted.lifetimes.hold()
 
     def _find(self, method: str) -> Callable[[Any, None], Any]:
@@ -97,40 +99,47 @@ class Replayer:
                 f"{record.chain:08x}, replaying gives {machine.seq} and {self.chain:08x}"
             )
         self.commands += 1
+        caller = None
         try:
-            soon = self._command(record)
+            tenant, kind, body = kinds.read_tenant(record.kind, record.body)
+            if tenant:
+                caller = CURRENT.set(Caller(tenant, everywhere=True))
+            soon = self._command(kind, body)
             response = soon if isinstance(soon, Message) else await soon
         except ServiceError:  # as at first
             return
-        except (DecodeError, KeyError, IndexError) as error:
+        except (DecodeError, KeyError, IndexError, UnicodeDecodeError) as error:
             raise JournalError(f"the record at byte {record.offset} cannot be read") from error
+        finally:
+            if caller is not None:
+                CURRENT.reset(caller)
         if response is not None:
             self.chain = zlib.crc32(response.SerializeToString(deterministic=True), self.chain)
 
-    def _command(self, record: Record) -> Message | Awaitable[Message | None]:
-        kind = kinds.UNARY.get(record.kind)
+    def _command(self, number: int, body: bytes) -> Message | Awaitable[Message | None]:
+        kind = kinds.UNARY.get(number)
         if kind is not None:
             response: Message | Awaitable[Message]
-            response = self._methods[record.kind](kind.request.FromString(record.body), None)
+            response = self._methods[number](kind.request.FromString(body), None)
             return response
-        if record.kind == kinds.EXITS:
-            return self._exits(*kinds.read_exits(record.body))
-        if record.kind == kinds.OPERATE:
-            session, batch = kinds.read_operate(record.body)
-            return self._talk(session)[2].answer(batch)
-        raise KeyError(record.kind)
+        if number == kinds.EXITS:
+            return self._exits(*kinds.read_exits(body))
+        if number == kinds.OPERATE:
+            session, batch = kinds.read_operate(body)
+            return self._talk(session, CURRENT.get().tenant)[2].answer(batch)
+        raise KeyError(number)
 
     async def _exits(self, cause: int, processes: list[int]) -> None:
         command = Command([Operation(Call.EXIT, one, (0, cause)) for one in processes])
         await self.hosted.queue.run(lambda: self.hosted.execute(command), cost_us=0)
 
-    def _talk(self, name: str) -> tuple[Session, Stream, Talk]:
-        found = self._talks.get(name)
+    def _talk(self, name: str, tenant: str) -> tuple[Session, Stream, Talk]:
+        found = self._talks.get((tenant, name))
         if found is None:
             stream = self.hosted.lifetimes.open_stream()
-            session = self.hosted.sessions.attach(name, stream, 0)
+            session = self.hosted.sessions.attach(name, stream, 0, tenant)
             talk = Talk(self.hosted, session, stream, self._kept_operations)
-            found = self._talks[name] = session, stream, talk
+            found = self._talks[tenant, name] = session, stream, talk
         return found
 
     def finish(self) -> None:
@@ -151,7 +160,7 @@ class Replayer:
         """
         try:
             state = json.loads(zlib.decompressobj().decompress(packed, _MAX_SERVICE_BYTES))
-            if state["format"] != SERVICE_FORMAT:
+            if state["format"] not in (1, SERVICE_FORMAT):
                 raise JournalError(f"the state of {self.hosted.name}'s service has another format")
             self._load(state)
         except (zlib.error, ValueError, KeyError, TypeError, DecodeError) as error:
@@ -161,45 +170,49 @@ class Replayer:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.chain = state["chain"]
-        for number, request, response in state["replies"]:
+        for number, request, response, *tenant in state["replies"]:
             kind = kinds.UNARY[number]
             self.hosted.replies.keep(
                 kind.request.FromString(base64.b64decode(request)),
                 kind.response.FromString(base64.b64decode(response)),
+                *tenant,
             )
-        for name, last_applied, kept in state["sessions"]:
-            session = self._talk(name)[0]
+        for name, last_applied, kept, *tenant in state["sessions"]:
+            session = self._talk(name, *(tenant or [""]))[0]
             for first, last, response in kept:
                 session.last_applied = first - 1
                 message = batch_pb2.OperateResponse.FromString(base64.b64decode(response))
                 session.keep(last - first + 1, message, self._kept_operations)
             session.last_applied = last_applied
-        for process, lease_s, name in state["lifetimes"]:
-            lifetime: Lifetime = self._talk(name)[1] if lease_s is None else Lease(lease_s)
+        for process, lease_s, name, *tenant in state["lifetimes"]:
+            lifetime: Lifetime = Lease(lease_s) if lease_s is not None else None
+            if lease_s is None:
+                lifetime = self._talk(name, *(tenant or [""]))[1]
             self.hosted.lifetimes.adopt(process, lifetime)
 
 
 def service_state(hosted: HostedMachine, chain: int) -> bytes:
     """What the service knows beside the machine, within a turn of it: what replaying would give."""
-    names = {session.stream: session.id for session in hosted.sessions.all()}
+    names = {session.stream: (session.id, session.tenant) for session in hosted.sessions.all()}
     lifetimes = [
-        (process, lifetime.seconds, None)
+        (process, lifetime.seconds, None, "")
         if isinstance(lifetime, Lease)
-        else (process, None, names[lifetime])
+        else (process, None, *names[lifetime])
         for process, lifetime in hosted.lifetimes.all()
     ]
     state = {
         "format": SERVICE_FORMAT,
         "chain": chain,
         "replies": [
-            (kinds.NUMBERS[type(request)], _text(request), _text(response))
-            for request, response in hosted.replies.all()
+            (kinds.NUMBERS[type(request)], _text(request), _text(response), tenant)
+            for request, response, tenant in hosted.replies.all()
         ],
         "sessions": [
             (
                 session.id,
                 session.last_applied,
                 [(kept.first, kept.last, _text(kept.response)) for kept in session.kept],
+                session.tenant,
             )
             for session in hosted.sessions.all()
         ],

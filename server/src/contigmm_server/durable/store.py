@@ -16,6 +16,7 @@ from contigmm_server.durable.disk import Disk, OsDisk, sync_directory
 from contigmm_server.durable.segment import Header, JournalError, Record, read
 
 _NAME: Final = re.compile(r"(\d{8})\.(snapshot|service|log)")
+_ACCESS: Final = "access.json"
 _MACHINE: Final = re.compile(r"[a-z0-9-]{1,63}")
 
 
@@ -80,6 +81,23 @@ class MachineStore:
         self.disk.write_whole(self.file(index, "service"), service)
         self.disk.write_whole(self.file(index, "snapshot"), snapshot)
 
+    def save_access(self, access: bytes) -> None:
+        """Put in place whose the machine is and who else may use it.
+
+        Raises:
+            OSError: What was there is.
+        """
+        self.disk.write_whole(self.path / _ACCESS, access)
+
+    def load_access(self) -> bytes | None:
+        """What :meth:`save_access` put there; nothing: it was made before there were tenants.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        path = self.path / _ACCESS
+        return path.read_bytes() if path.exists() else None
+
     def load(self) -> tuple[int, bytes, bytes]:
         """The newest snapshot: its number, the machine, what the service knew.
 
@@ -137,7 +155,9 @@ class Store:
         found = sorted(path for path in self._path.iterdir() if path.is_dir())
         return [MachineStore(p, self._disk) for p in found if _MACHINE.fullmatch(p.name)]
 
-    def create(self, machine_id: str, snapshot: bytes, service: bytes) -> MachineStore:
+    def create(
+        self, machine_id: str, snapshot: bytes, service: bytes, access: bytes
+    ) -> MachineStore:
         """Keep a machine from now on.
 
         Raises:
@@ -145,7 +165,9 @@ class Store:
         """
         fresh = self._path / f".{machine_id}-machine"
         fresh.mkdir()
-        MachineStore(fresh, self._disk).save(0, snapshot, service)
+        store = MachineStore(fresh, self._disk)
+        store.save_access(access)
+        store.save(0, snapshot, service)
         path = self._path / machine_id
         fresh.rename(path)
         sync_directory(self._path)
