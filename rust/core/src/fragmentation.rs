@@ -113,6 +113,43 @@ mod tests {
         );
     }
 
+    /// /proc/buddyinfo and debugfs' extfrag of a machine with 6.18.44, read on 2026-11-23 while free
+    /// memory did not change.
+    #[test]
+    fn recorded_rows_have_the_index_that_was_recorded_with_them() {
+        let rows: [(&[u64], [u32; Order::COUNT]); 3] = [
+            (
+                &[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 3],
+                [0, 0, 0, 0, 0, 0, 0, 0, 0, 66, 200],
+            ),
+            (
+                &[1, 1, 4, 2, 5, 4, 3, 3, 4, 2, 752],
+                [0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3],
+            ),
+            (
+                &[
+                    15486, 3289, 1694, 991, 3560, 564, 3082, 1062, 380, 114, 1893,
+                ],
+                [0, 6, 8, 11, 14, 36, 44, 121, 175, 213, 236],
+            ),
+        ];
+        for (row, unusable) in rows {
+            for raw in 0..11_u8 {
+                let (info, order) = info(row, raw);
+                assert_eq!(info.unusable_free_index(order), unusable[order.index()]);
+                assert_eq!(info.fragmentation_index(order), -1000);
+            }
+        }
+    }
+
+    /// Two single frames and one of order 1: (1000 + 4 * 1000 / 512) / 3 is 335, rounded down twice.
+    #[test]
+    fn the_index_is_rounded_as_the_kernel_rounds() {
+        let (info, order) = info(&[2, 1], 9);
+        assert_eq!(info.fragmentation_index(order), 665);
+        assert_eq!(info.unusable_free_index(order), 1000);
+    }
+
     #[test]
     fn one_small_block_is_lack_of_memory() {
         let (info, order) = info(&[1], 10);
