@@ -123,6 +123,9 @@ class Memory:
 
     # ---- the whole ----
 
+    def count_oom_kill(self) -> None:
+        """Count a process that the out-of-memory killer ended."""
+
     def mark_used(self, pfns: npt.NDArray[np.uint32], *, active: bool) -> None:
         """Say that imported folios of files were mapped or ``active``; their first frames name them.
 

@@ -230,16 +230,6 @@ def test_entering_the_kernel_takes_time_on_the_callers_cpu(machine):
     assert machine.clock_ns - before == 100, "nobody called the kernel"
 
 
-def test_the_oom_killer_comes_with_a_reason():
-    machine = Machine.boot(describe("spec:small"), profile="linux", seed=3)
-    process = machine.spawn("hog")
-    addr = process.mmap(0, 1 << 30, RW, PRIVATE | abi.MAP_NORESERVE)
-    with pytest.raises(MemoryFault) as fault:
-        process.touch(addr, 1 << 30)
-    assert fault.value.signal == abi.SIGKILL
-    assert fault.value.reason == "no_room_after_reclaim"
-
-
 def nodes_of(process, addr, pages):
     return process.move_pages([addr + PAGE * at for at in range(pages)])[1]
 

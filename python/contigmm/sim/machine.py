@@ -10,8 +10,9 @@ from contigmm.abi import ESRCH
 from contigmm.description import MachineDescription
 from contigmm.errors import ContigmmError, MemoryFault, Reason, SyscallError
 from contigmm.phys import Memory
+from contigmm.sim import oom
 from contigmm.sim.background import BackgroundFile
-from contigmm.sim.calls import CALLS
+from contigmm.sim.calls import CALLS, CallRow, Result
 from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import MAX_OPERATIONS, Answer, Call, Operation
 from contigmm.sim.process import Process, unwrap
@@ -144,7 +145,7 @@ class Machine:
         seq = state.seq + 1
         self._stopped_in = operation
         try:
-            result = row.handler(state, entry, operation)
+            result = self._handle(row, entry, operation)
             if isinstance(result, int):
                 answer = Answer(seq, result)
             elif isinstance(result, tuple):
@@ -163,6 +164,22 @@ class Machine:
         if self.journal is not None:
             self.journal(seq, operation, answer)
         return answer
+
+    def _handle(self, row: CallRow, entry: Entry | None, operation: Operation) -> Result:
+        """Run a handler; where a fault finds no memory, kill a process and run it once more.
+
+        A fault begins anew when the victim is gone, as the access in user space does. If the caller
+        is the victim, the fault is its answer.
+        """
+        state = self._state
+        while True:
+            try:
+                return row.handler(state, entry, operation)
+            except MemoryFault as fault:
+                if not oom.calls_for_victim(fault) or not oom.kill_one(state):
+                    raise
+                if state.table.get(operation.process) is None:
+                    raise
 
     # ---- what there is ----
 

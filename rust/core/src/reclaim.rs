@@ -50,7 +50,7 @@ struct Scan {
     order: Order,
     cpu: Cpu,
     by: Reclaimer,
-    /// A 2^priority-th of the folios in use is looked at a round.
+    /// A 2^priority-th of the ring is looked at a round.
     priority: u32,
 }
 
@@ -188,14 +188,20 @@ impl Memory {
     }
 
     /// Goes on in the ring until `nr` frames are freed or the round's share of it was looked at:
-    /// `shrink_inactive_list()`, as much as `get_scan_count()` says.
+    /// `shrink_inactive_list()`, as much as `get_scan_count()` says. The last round goes on as long as
+    /// a turn meets pages of files.
     fn evict(&mut self, scan: Scan, nr: u64) -> u64 {
         let nr_frames = self.map.nr_frames();
         let bits = u32::BITS - (nr_frames - 1).leading_zeros();
+        let turn = 1_u64 << bits;
+        let most = (turn * TURNS).min(if scan.priority > 0 {
+            (turn >> scan.priority).max(SWAP_CLUSTER_MAX)
+        } else {
+            u64::MAX
+        });
         let (mut freed, mut scanned) = (0, 0);
-        let share = (self.nr_in_use(scan) >> scan.priority).max(SWAP_CLUSTER_MAX);
-        for _ in 0..TURNS << bits {
-            if freed >= nr || (scan.priority > 0 && scanned >= share) {
+        for step in 0..most {
+            if freed >= nr || (step == turn && scanned == 0) {
                 break;
             }
             let pfn = Pfn(permuted(self.reclaim.next, bits, self.spec.seed));
@@ -219,15 +225,6 @@ impl Memory {
         let scan_ns = u64::from(self.clock.costs.scan_ns);
         self.clock.charge(scan.cpu, scanned * scan_ns);
         freed
-    }
-
-    /// Frames in use in the zones that the request may use: no less than the pages of files.
-    fn nr_in_use(&self, scan: Scan) -> u64 {
-        let mine = |zone: &&Zone| zone.node == scan.node && zone.kind <= scan.highest;
-        let zones = self.zones.iter().filter(mine);
-        zones
-            .map(|zone| u64::from(zone.present).saturating_sub(zone.nr_free_pages))
-            .sum()
     }
 
     /// Lets a folio stay for this turn if it was used, and takes one of its turns:

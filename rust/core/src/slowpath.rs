@@ -7,6 +7,7 @@ use crate::gfp::Gfp;
 use crate::memory::Memory;
 use crate::page_alloc::{AllocContext, cma_flag, kswapd_flag};
 use crate::units::{MigrateType, Order, Pfn};
+use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, reserve_of};
 use crate::zone::Zone;
 
@@ -218,6 +219,11 @@ impl Memory {
         } else {
             AllocError::BelowWatermark { zone, free, mark }
         }
+    }
+
+    /// Counts a process that the caller ended for want of memory: `OOM_KILL`, mm/oom_kill.c v6.12.
+    pub fn count_oom_kill(&mut self) {
+        self.vmstat.count(VmEvent::OomKill, 1);
     }
 
     /// Whether requests that may wait compact and reclaim before they are refused, from now on.

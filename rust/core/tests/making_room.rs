@@ -169,5 +169,8 @@ fn a_round_of_reclaim_looks_at_a_share_and_goes_on_where_it_stopped() {
     );
     // All are used: each was passed by about twice before the first went, and no turn is lost.
     let passed_by = scanned - stolen;
-    assert!((15_000..16_000).contains(&passed_by), "{passed_by}, {stolen}");
+    assert!(
+        (15_000..16_000).contains(&passed_by),
+        "{passed_by}, {stolen}"
+    );
 }

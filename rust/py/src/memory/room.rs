@@ -1,6 +1,6 @@
 //! Making room: compaction.
 
-use contigmm_core::NodeId;
+use contigmm_core::{Memory as CoreMemory, NodeId};
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -82,6 +82,10 @@ impl Memory {
             memory.decay_pcp(cpu_of(memory, cpu)?);
             Ok(())
         })
+    }
+
+    fn count_oom_kill(&self, py: Python<'_>) {
+        self.with(py, CoreMemory::count_oom_kill);
     }
 
     fn set_direct_reclaim(&self, py: Python<'_>, on: bool) {
