@@ -1,5 +1,6 @@
 """The table of mechanisms fits the tree, so that scripts/ablate.py can take each away."""
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -25,3 +26,11 @@ def test_the_document_tells_of_each():
     document = (ROOT / "docs/mechanisms.md").read_text()
     told = re.findall(r"^\| (?!what |---)([^|]+?) \|", document, re.MULTILINE)
     assert told == [row["name"] for row in ROWS]
+
+
+def test_every_explained_mutant_is_one_that_there_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    mutants = importlib.import_module("mutants")
+    found = {mutant.name() for mutant in mutants.all_mutants()}
+    assert set(mutants.explained()) <= found
+    assert len(found) > 500, "the finder finds"

@@ -7,6 +7,7 @@ import pytest
 from contigmm import abi
 from contigmm.errors import MemoryFault, Reason, SyscallError
 from contigmm.hosts import describe
+from contigmm.mm.files import Ext4File, Inode, Pipe
 from contigmm.mm.flags import VM_LOCKED, VM_READ, VM_WRITE
 from contigmm.mm.limits import Overcommit, may_expand_vm, mlock_future_ok
 from contigmm.sim.machine import Machine
@@ -194,3 +195,35 @@ def test_a_setting_that_cannot_be_is_refused_by_name(name, value):
     small = describe("spec:small")
     with pytest.raises(ValueError, match=f"vm.{name} cannot be"):
         Machine.boot(replace(small, settings={name: value}), profile="linux")
+
+
+@pytest.mark.parametrize(
+    ("fd", "prot", "flags", "errno"),
+    [
+        pytest.param(9, RW, abi.MAP_PRIVATE | abi.MAP_HUGETLB, abi.EBADF, id="no such file first"),
+        pytest.param(5, 1, abi.MAP_PRIVATE | abi.MAP_HUGETLB, abi.EINVAL, id="no hugetlbfs"),
+        pytest.param(3, 1, abi.MAP_PRIVATE, abi.EACCES, id="not open for reading, before no mmap"),
+        pytest.param(4, 1, abi.MAP_PRIVATE, abi.ENODEV, id="no mmap"),
+        pytest.param(4, 1, abi.MAP_PRIVATE | GROWSDOWN, abi.ENODEV, id="no mmap, before growsdown"),
+        pytest.param(5, 1, abi.MAP_PRIVATE | GROWSDOWN, abi.EINVAL, id="a file that grows down"),
+        pytest.param(6, RW, abi.MAP_SHARED, abi.EACCES, id="not open for writing"),
+        pytest.param(
+            6, RW, abi.MAP_SHARED_VALIDATE | 1 << 25, abi.EOPNOTSUPP, id="a flag, before writing"
+        ),
+    ],
+)
+def test_a_file_is_asked_in_the_kernels_order(task, fd, prot, flags, errno):
+    core_id = task.mm.memory.file_create(shmem=False, size=P)
+    task.files[3] = Pipe(readable=False)
+    task.files[4] = Pipe(readable=True)
+    task.files[5] = Ext4File("/file", Inode(core_id, P))
+    task.files[6] = Ext4File("/file", Inode(core_id, P), writable=False)
+    assert refusal(mmap, task, B, P, prot, flags & ~0x30, fd)[0] == errno
+
+
+def test_mprotect_asks_in_the_kernels_order(task):
+    mmap(task, B, 2 * P, RW, FIXED)
+    unknown, grows_up = 16, 0x2000000 | RW
+    assert refusal(mprotect, task, B, abi.U64_MAX - P, unknown)[0] == abi.ENOMEM
+    assert refusal(mprotect, task, B - P, 2 * P, grows_up)[0] == abi.ENOMEM
+    assert refusal(mprotect, task, B, P, grows_up)[0] == abi.EINVAL

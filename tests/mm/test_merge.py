@@ -1,9 +1,15 @@
 """When VMAs become one and when they stay two: mm/vma.c."""
 
+import pytest
+
+from contigmm import abi
 from contigmm.abi import MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MAP_STACK, PROT_READ
+from contigmm.mm.flags import VM_MAYBE_GUARD
 from contigmm.mm.task import Task
+from contigmm.syscalls.files import ftruncate
 from contigmm.syscalls.fork import fork
 from contigmm.syscalls.madvise import madvise
+from contigmm.syscalls.memfd_create import memfd_create
 from contigmm.syscalls.mlock import mlock
 from contigmm.syscalls.mmap import mmap
 from contigmm.syscalls.mprotect import mprotect
@@ -163,3 +169,45 @@ def test_a_hole_makes_two_vmas_of_one(task):
     munmap(task, B + 2 * P, P)
     assert spans(task) == [(0, 2), (3, 6)]
     assert task.mm.map_count == 2
+
+
+def memfd(task, pages: int) -> int:
+    fd = memfd_create(task, 0, b"file")
+    ftruncate(task, fd, pages * P)
+    return fd
+
+
+@pytest.mark.parametrize("order", [(0, 2), (2, 0)], ids=["upwards", "downwards"])
+def test_adjoining_pages_of_a_file_do_not_merge_over_a_hole(task, order):
+    fd = memfd(task, 4)
+    for first in order:
+        mmap(task, B + 2 * first * P, 2 * P, RW, FIXED_SHARED & ~abi.MAP_ANONYMOUS, fd, first * P)
+    assert task.mm.map_count == 2
+    mprotect(task, B + 4 * P, 2 * P, PROT_READ)
+    mprotect(task, B + 4 * P, 2 * P, RW)
+    mprotect(task, B, 2 * P, PROT_READ)
+    mprotect(task, B, 2 * P, RW)
+    assert task.mm.map_count == 2
+
+
+def test_merged_neighbours_count_once_in_their_identity(task):
+    mmap(task, B, P, RW, FIXED_PRIVATE)
+    touch_write(task, B, 1, P, 1)
+    mmap(task, B + P, P, RW | abi.PROT_EXEC, FIXED_PRIVATE)
+    touch_write(task, B + P, 1, P, 1)
+    family = task.mm.vma_lookup(B).anon_vma
+    assert family is task.mm.vma_lookup(B + P).anon_vma
+    assert (family.num_active_vmas, family.nr_vmas) == (2, 2)
+    mprotect(task, B + P, P, RW)
+    assert task.mm.map_count == 1
+    assert (family.num_active_vmas, family.nr_vmas) == (1, 1)
+
+
+def test_the_guard_flag_comes_from_merged_neighbours_only(task):
+    mmap(task, B, P, RW, FIXED_PRIVATE)
+    mmap(task, B + P, P, PROT_READ, FIXED_PRIVATE)
+    mmap(task, B + 2 * P, P, RW | abi.PROT_EXEC, FIXED_PRIVATE)
+    madvise(task, B + 2 * P, P, MADV_GUARD_INSTALL)
+    mprotect(task, B + P, P, RW)
+    assert task.mm.map_count == 2
+    assert not task.mm.vma_lookup(B).vm_flags & VM_MAYBE_GUARD

@@ -1,7 +1,8 @@
 //! Files and their pages in the cache. Python counts files from 1; 0 is none.
 
+use contigmm_core::address_space::Progress;
 use contigmm_core::page_cache::{FileId, FileKind, FileSpec};
-use contigmm_core::{Memory as CoreMemory, Pfn};
+use contigmm_core::{Cpu, Memory as CoreMemory, Pfn};
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -104,13 +105,7 @@ impl Memory {
         nr: u32,
         cpu: u16,
     ) -> PyResult<Done> {
-        if index.checked_add(nr).is_none() {
-            return Err(PyValueError::new_err("a file has at most 2**32 pages"));
-        }
-        self.with_batch(py, u64::from(nr), |memory| {
-            let (file, cpu) = (some_file(memory, file)?, cpu_of(memory, cpu)?);
-            Ok(done(memory.cache_insert(file, cpu, index, nr)))
-        })
+        self.fill_cache(py, (file, index, nr, cpu), CoreMemory::cache_insert)
     }
 
     #[pyo3(signature = (file, *, index, nr, cpu = 0))]
@@ -122,13 +117,7 @@ impl Memory {
         nr: u32,
         cpu: u16,
     ) -> PyResult<Done> {
-        if index.checked_add(nr).is_none() {
-            return Err(PyValueError::new_err("a file has at most 2**32 pages"));
-        }
-        self.with_batch(py, u64::from(nr), |memory| {
-            let (file, cpu) = (some_file(memory, file)?, cpu_of(memory, cpu)?);
-            Ok(done(memory.cache_reserve(file, cpu, index, nr)))
-        })
+        self.fill_cache(py, (file, index, nr, cpu), CoreMemory::cache_reserve)
     }
 
     #[pyo3(signature = (file, *, index, nr, cpu = 0))]
@@ -160,6 +149,24 @@ impl Memory {
             memory
                 .cache_adopt(file, index, &pfns)
                 .map_err(super::refused_adoption)
+        })
+    }
+}
+
+impl Memory {
+    /// Brings pages `(file, index, nr)` into the cache on a CPU, in the way that `fill` has.
+    fn fill_cache(
+        &self,
+        py: Python<'_>,
+        (file, index, nr, cpu): (u32, u32, u32, u16),
+        fill: fn(&mut CoreMemory, FileId, Cpu, u32, u32) -> Progress,
+    ) -> PyResult<Done> {
+        if index.checked_add(nr).is_none() {
+            return Err(PyValueError::new_err("a file has at most 2**32 pages"));
+        }
+        self.with_batch(py, u64::from(nr), |memory| {
+            let (file, cpu) = (some_file(memory, file)?, cpu_of(memory, cpu)?);
+            Ok(done(fill(memory, file, cpu, index, nr)))
         })
     }
 }
