@@ -127,10 +127,10 @@ class Memory:
         """Count a process that the out-of-memory killer ended."""
 
     def mark_used(self, pfns: npt.NDArray[np.uint32], *, active: bool) -> None:
-        """Say that imported folios of files were mapped or ``active``; their first frames name them.
+        """Say that imported folios of files were mapped or ``active``.
 
-        Reclaim passes a single mapped page by once, an active or a large one twice. Other frames
-        are passed over.
+        Their first frames name them. Reclaim passes a single mapped page by once, an active
+        or a large one twice. Other frames are passed over.
 
         Raises:
             ValueError: A frame does not exist.
