@@ -50,6 +50,7 @@ class ZoneCounters(TypedDict):
     managed: int
     free: int
     free_cma: int
+    cma: int
     free_highatomic: int
     watermark_min: int
     watermark_low: int
@@ -502,6 +503,26 @@ class Memory:
 
         Raises:
             CoreError: ENOMEM or EINVAL, as :meth:`run_alloc` for large runs.
+        """
+
+    def cma_alloc(
+        self, *, area: int, nr: int, align: int = 0, cpu: int = 0, gfp: int | None = None
+    ) -> int:
+        """Take ``nr`` frames of a CMA area (by its place in the boot description), first pfn.
+
+        The first frame is aligned to ``2**align``; ``gfp`` is GFP_KERNEL unless given.
+
+        Raises:
+            CoreError: ENOMEM, ``no_range`` where so many are not left, else what stood in the way;
+                EINVAL, flags that do not go with a range.
+            ValueError: there is no such area.
+        """
+
+    def cma_release(self, *, area: int, pfn: int, nr: int, cpu: int = 0) -> bool:
+        """Give frames of an area back; False, and nothing is done, if they are not all taken.
+
+        Raises:
+            ValueError: there is no such area.
         """
 
     def run_alloc_batch(

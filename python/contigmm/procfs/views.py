@@ -275,7 +275,7 @@ def _zone_view(
         spanned=zone["spanned"],
         present=zone["present"],
         managed=zone["managed"],
-        cma=0,
+        cma=zone["cma"],
         protection=[*zone["protection"], zone["protection"][-1]],
         start_pfn=start,
         pagesets=[Pageset(*pcp) for pcp in zone["pcp"]],

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::clock::{Clocks, ZoneLock};
+use crate::cma::{CmaSpec, activate_areas};
 use crate::cost::CostModel;
 use crate::fallback::Tuning;
 use crate::free_area::{FreeArea, Side};
@@ -131,6 +132,9 @@ pub struct BootSpec {
     /// Keep blocks of order >= 9 in dense arrays.
     #[serde(default = "yes")]
     pub hi_store: bool,
+    /// CMA areas.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cma: Vec<CmaSpec>,
     /// What steps cost.
     #[serde(default)]
     pub costs: CostModel,
@@ -324,15 +328,14 @@ impl Memory {
         let nr_frames = u32::try_from(past.unwrap_or(0))
             .map_err(|_| BootError("more than 2^32 - 1 frames".to_owned()))?;
         let mut map = MemMap::new(nr_frames, spec.hi_store);
-        let mut zones = Vec::new();
-        let mut present: Vec<FrameRange> = Vec::new();
+        let (mut zones, mut present) = (Vec::new(), Vec::new());
         for zone_spec in order {
             zones.push(boot_zone(&mut map, zone_spec, &mut present, zones.len())?);
         }
-        present.sort_unstable();
-        for [start, nr] in subtract(&[[0, nr_frames]], &merged(&present)?) {
+        for [start, nr] in subtract(&[[0, nr_frames]], &merged(present)?) {
             map.set_run(Pfn(start), nr, PageClass::Nopage);
         }
+        let cma = activate_areas(&mut map, &mut zones, &spec.cma)?;
         let cpu_nodes = spec.cpu_nodes()?;
         let distances = spec.distances()?;
         let has_cpus: Vec<bool> = (0..distances.len())
@@ -357,6 +360,7 @@ impl Memory {
             reclaim: crate::reclaim::ReclaimQueue::default(),
             spec: spec.clone(),
             owners: crate::address_space::Owners::default(),
+            cma,
         };
         memory.setup_limits();
         Ok(memory)
@@ -515,14 +519,16 @@ fn boot_zone(
     Ok(zone)
 }
 
-/// The same ranges, which must not overlap.
-fn merged(sorted: &[FrameRange]) -> Result<Vec<FrameRange>, BootError> {
+/// The same ranges in order, which must not overlap.
+fn merged(ranges: Vec<FrameRange>) -> Result<Vec<FrameRange>, BootError> {
+    let mut sorted = ranges;
+    sorted.sort_unstable();
     let mut next = 0;
-    for &[start, nr] in sorted {
+    for &[start, nr] in &sorted {
         if start < next {
             return Err(BootError(format!("two zones have the frame {start}")));
         }
         next = start + nr;
     }
-    Ok(sorted.to_vec())
+    Ok(sorted)
 }

@@ -99,14 +99,14 @@ impl ContigSearch {
 
 /// What stood in the way, range by range.
 #[derive(Default)]
-struct Tally {
+pub(crate) struct Tally {
     ranges: u32,
     /// How many ranges, and where first.
     by: [Option<(u32, Pfn)>; Obstacle::ALL.len()],
 }
 
 impl Tally {
-    fn count(&mut self, blocked: Blocked) {
+    pub fn count(&mut self, blocked: Blocked) {
         self.ranges += 1;
         let entry = &mut self.by[blocked.by as usize];
         let (nr, first) = entry.unwrap_or((0, blocked.pfn));
@@ -114,7 +114,7 @@ impl Tally {
     }
 
     /// The refusal of a request for `nr` frames.
-    fn refusal(&self, nr: u32) -> AllocError {
+    pub fn refusal(&self, nr: u32) -> AllocError {
         let counted = Obstacle::ALL.into_iter().rev().zip(self.by.iter().rev());
         let most = counted
             .filter_map(|(by, entry)| entry.map(|(count, pfn)| (count, Blocked { pfn, by })))

@@ -69,8 +69,8 @@ pub enum AllocError {
     /// `alloc_contig_range()` does not know one of these flags.
     #[error("a contiguous range is not allocated with the flags {0:#x}")]
     UnsupportedGfp(u32),
-    /// No zone that the request may use has an aligned range of so many frames.
-    #[error("no zone that the request may use has a range of {nr} frames")]
+    /// No zone or CMA area that the request may use has an aligned range of so many frames.
+    #[error("nothing that the request may use has a range of {nr} frames")]
     NoRange {
         /// The frames asked for.
         nr: u32,

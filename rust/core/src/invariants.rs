@@ -37,6 +37,7 @@ impl Memory {
     /// The first invariant that does not hold, in a sentence.
     pub fn check(&self) -> Result<(), InvariantError> {
         self.check_frames()?;
+        self.check_cma().map_err(InvariantError)?;
         self.check_owners().map_err(InvariantError)
     }
 

@@ -9,6 +9,7 @@ mod buffered_write;
 mod bulk_alloc;
 pub mod census;
 pub mod clock;
+pub mod cma;
 pub mod codec;
 pub mod compaction;
 pub mod contention;

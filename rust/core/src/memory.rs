@@ -3,6 +3,7 @@
 use crate::address_space::Owners;
 use crate::boot::BootSpec;
 use crate::clock::Clocks;
+use crate::cma::CmaArea;
 use crate::events::Event;
 use crate::fallback::Tuning;
 use crate::mem_map::MemMap;
@@ -36,6 +37,8 @@ pub struct Memory {
     pub(crate) reclaim: ReclaimQueue,
     pub(crate) spec: BootSpec,
     pub(crate) owners: Owners,
+    /// As many as the description declares.
+    pub(crate) cma: Vec<CmaArea>,
 }
 
 impl Memory {

@@ -5,7 +5,7 @@
 //! bytes a run. Version 2:
 //!
 //! 1. the description the machine was booted from, as JSON;
-//! 2. clocks and counters;
+//! 2. clocks and counters, and what is taken of CMA areas if there are any;
 //! 3. zones: marks, flags, what compaction remembers, lists of free blocks and per-CPU lists, in list order;
 //! 4. pageblock types and blocks, run-length coded; then flags, counts and owners of used frames;
 //! 5. who uses them: address spaces with their page tables, sharers, files, contents, runs.
@@ -86,6 +86,9 @@ impl Memory {
         put_json(&mut writer, &self.spec);
         put_json(&mut writer, &self.clock);
         put_json(&mut writer, &self.reclaim);
+        if !self.cma.is_empty() {
+            put_json(&mut writer, &self.cma);
+        }
         for &counter in self.vmstat.counters() {
             writer.number(counter);
         }
@@ -106,6 +109,9 @@ impl Memory {
             .with_times(get_json(&mut reader)?)
             .ok_or_else(|| SnapshotError::new("its clocks are not this machine's"))?;
         memory.reclaim = get_json(&mut reader)?;
+        if !spec.cma.is_empty() {
+            memory.cma = get_json(&mut reader)?;
+        }
         let mut counters = [0; VmEvent::COUNT];
         for counter in &mut counters {
             *counter = reader.number()?;

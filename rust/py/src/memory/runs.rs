@@ -21,6 +21,17 @@ fn run_of(memory: &CoreMemory, run: u32, offset: u32, nr: u32) -> PyResult<RunId
     )))
 }
 
+/// Checks that there is such a CMA area.
+fn check_area(memory: &CoreMemory, area: usize) -> PyResult<()> {
+    let areas = memory.cma_areas().count();
+    if area < areas {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "no CMA area has the number {area} of {areas}"
+    )))
+}
+
 #[pymethods]
 impl Memory {
     #[pyo3(signature = (*, every))]
@@ -70,6 +81,41 @@ impl Memory {
                 .alloc_contig_pages(nr, cpu, node, gfp, PageClass::Hugetlb)
                 .map_err(to_py)?;
             Ok(pfn.0)
+        })
+    }
+
+    #[pyo3(signature = (*, area, nr, align = 0, cpu = 0, gfp = None))]
+    fn cma_alloc(
+        &self,
+        py: Python<'_>,
+        area: usize,
+        nr: u32,
+        align: u8,
+        cpu: u16,
+        gfp: Option<u32>,
+    ) -> PyResult<u32> {
+        let gfp = gfp.map_or(Gfp::KERNEL, Gfp);
+        self.with_batch(py, u64::from(nr), |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            check_area(memory, area)?;
+            let pfn = memory.cma_alloc(area, nr, align, cpu, gfp).map_err(to_py)?;
+            Ok(pfn.0)
+        })
+    }
+
+    #[pyo3(signature = (*, area, pfn, nr, cpu = 0))]
+    fn cma_release(
+        &self,
+        py: Python<'_>,
+        area: usize,
+        pfn: u32,
+        nr: u32,
+        cpu: u16,
+    ) -> PyResult<bool> {
+        self.with_batch(py, u64::from(nr), |memory| {
+            let cpu = cpu_of(memory, cpu)?;
+            check_area(memory, area)?;
+            Ok(memory.cma_release(area, Pfn(pfn), nr, cpu))
         })
     }
 

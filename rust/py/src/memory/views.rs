@@ -121,8 +121,13 @@ impl Memory {
     }
 
     fn zones<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let zones = self.with(py, |memory| memory.zones().to_vec());
-        let rows = zones.iter().map(|zone| {
+        let zones = self.with(py, |memory| {
+            let zones = memory.zones().iter();
+            zones
+                .map(|zone| (zone.clone(), memory.cma_pages(zone.id)))
+                .collect::<Vec<_>>()
+        });
+        let rows = zones.iter().map(|(zone, cma_pages)| {
             let row = PyDict::new(py);
             row.set_item("node", zone.node.0)?;
             row.set_item("name", zone.kind.name())?;
@@ -132,6 +137,7 @@ impl Memory {
             row.set_item("managed", zone.managed)?;
             row.set_item("free", zone.nr_free_pages)?;
             row.set_item("free_cma", zone.nr_free_cma)?;
+            row.set_item("cma", *cma_pages)?;
             row.set_item("free_highatomic", zone.nr_free_highatomic)?;
             row.set_item("watermark_min", zone.watermark.min)?;
             row.set_item("watermark_low", zone.watermark.low)?;
