@@ -1,5 +1,8 @@
 """Machines boot from descriptions and snapshots, within limits, and go."""
 
+import asyncio
+import gc
+import weakref
 import zlib
 
 import pytest
@@ -133,3 +136,16 @@ async def test_an_upload_without_a_header_is_refused(client):
 async def test_a_terabyte_boots(client):
     huge = await client.create_machine(describe("spec:huge"))
     assert (await huge.info()).frames > 1 << 27
+
+
+@pytest.mark.asyncio
+async def test_a_deleted_machine_gives_its_memory_back_unasked(service, machine):
+    held = weakref.ref(service.registry.machine(machine.name))
+    gc.disable()  # as good as, in a server
+    try:
+        await machine.delete()
+        async with asyncio.timeout(20):
+            while held() is not None:
+                await asyncio.sleep(0.1)
+    finally:
+        gc.enable()

@@ -1,6 +1,7 @@
 """The machines of a server, by name."""
 
 import asyncio
+import gc
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ from contigmm_server.names import machine_name, split_process
 from contigmm_server.replies import Replies
 
 THREADS: Final = 16
+_COLLECT_S: Final = 1.0
+"""So long after a machine is gone its memory is looked for: it holds on to itself by its callbacks,
+and the collector hardly ever runs unasked (``main._spare_the_collector``)."""
 
 R = TypeVar("R", bound=Message)
 
@@ -236,6 +240,7 @@ class Registry:
         hosted.lifetimes.stop()
         if self.keeper is not None:
             await self.keeper.remove(hosted)
+        asyncio.get_running_loop().call_later(_COLLECT_S, gc.collect)
         return hosted
 
     # ---- request ids of what concerns no one machine ----
