@@ -185,6 +185,13 @@ class Memory:
             CoreError: EINVAL, no such CPU.
         """
 
+    def set_min_watermarks(self, marks: list[int]) -> None:
+        """Set the min watermark of each zone, zones as in :meth:`zones`.
+
+        Raises:
+            ValueError: there are not as many marks as zones.
+        """
+
     def set_direct_reclaim(self, on: bool) -> None:
         """Say whether requests that may wait compact and reclaim before they are refused."""
 
@@ -624,7 +631,10 @@ class Memory:
         """Count free blocks: [zone, order], zones as in :meth:`zones`."""
 
     def pcp_frames(self) -> npt.NDArray[np.uint64]:
-        """Count frames on per-CPU lists: [zone, CPU, order of the blocks]; no CPU without lists."""
+        """Count frames on per-CPU lists: [zone, CPU, migratetype, order of the blocks].
+
+        Migratetypes are the three that have lists; no CPU without lists.
+        """
 
     def free_by_type(self) -> npt.NDArray[np.uint64]:
         """Count free blocks: [zone, migratetype, order]."""

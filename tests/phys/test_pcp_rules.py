@@ -25,7 +25,7 @@ def left_on_lists(memory):
     folios = memory.alloc_batch(FOLIOS, order=ORDER, gfp=GFP["GFP_TRANSHUGE_LIGHT"])
     assert len(folios) == FOLIOS
     memory.free_batch(folios, order=ORDER)
-    return int(memory.pcp_frames()[0, 0, ORDER])
+    return int(memory.pcp_frames()[0, 0, :, ORDER].sum())
 
 
 def test_since_v6_16_frees_in_a_row_empty_lists_only_after_half_of_high_min():

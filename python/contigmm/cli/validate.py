@@ -68,8 +68,13 @@ def supply(
     ] = None,
     draws: Annotated[
         int, typer.Option(min=1, max=1000, help="How often to draw what is not told.")
+    ] = 20,
+    room_draws: Annotated[
+        int,
+        typer.Option(min=1, max=1000, help="The same for steps that compact or reclaim."),
     ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the records.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Forecast how many folios of each order a real machine delivered, from its free lists."""
@@ -78,7 +83,9 @@ def supply(
     from contigmm.validate.supply_report import dumps, error_lines, supply_report
 
     share = None if min_share is None else FloorShare(min_share)
-    report = supply_report(records, share=share, draws=draws, seed=seed)
+    report = supply_report(
+        records, share=share, draws=draws, room_draws=room_draws, seed=seed, jobs=jobs
+    )
     if as_json:
         print(dumps(report, version=version("contigmm")))
     for line in [*error_lines(report["steps"]), *chance_lines(report["gigantic_score"])]:

@@ -22,6 +22,7 @@ class Subject(enum.IntEnum):
     LIST_ORDER = 3
     PLACEMENT = 4
     REPORTED = 5
+    BETWEEN = 6
 
 
 def stream(seed: int, subject: Subject) -> np.random.Generator:

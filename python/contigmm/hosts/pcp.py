@@ -2,7 +2,8 @@
 
 Such pages show no flag at all, like other kernel pages without a type, so they are drawn from the
 blank ones: a few from pageblocks of the kernel's types, the others from Movable ones, where the
-kernel's own pages seldom lie.
+kernel's own pages seldom lie. Long runs of blank frames are the kernel's buffers rather than pages
+that were freed one by one, and come last.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from contigmm.hosts.rle import I64
 #: (``MIGRATE_PCPTYPES``) and mm/page_alloc.c:free_unref_page(), v6.12.
 _PCP_TYPES = (MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABLE)
 _PINNED = (MigrateType.UNMOVABLE, MigrateType.RECLAIMABLE)
+#: Runs of so many blank frames are taken for buffers as long as others are left.
+_LONG_RUN = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,10 +92,13 @@ def _draw_zone(
     room = sum(pcp.count // PAGEBLOCK_NR_PAGES for pcp in zone.pcp)
     whole = rng.permutation(whole)[: room if len(whole) <= room else 0]
     single = frames[~np.isin(block, whole)]
-    single = single[rng.permutation(len(single))]
+    drawn = rng.permutation(len(single))
+    is_long = _run_lengths(single)[drawn] >= _LONG_RUN
+    single = single[drawn]
     kinds = types[single >> PAGEBLOCK_ORDER]
-    piles = [single[kinds == kind] for kind in _PCP_TYPES]
-    piles[MigrateType.MOVABLE] = single[~np.isin(kinds, _PINNED)]
+    piles = [single[(kinds == kind) & ~is_long] for kind in _PCP_TYPES]
+    piles[MigrateType.MOVABLE] = single[~np.isin(kinds, _PINNED) & ~is_long]
+    piles.append(single[is_long])
     big = whole.tolist()
     pfn, order, cpu = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
     for number_of_cpu, pcp in enumerate(zone.pcp):
@@ -106,6 +112,14 @@ def _draw_zone(
     return _Drawn(np.concatenate(pfn), np.concatenate(order), np.concatenate(cpu))
 
 
+def _run_lengths(frames: I64) -> I64:
+    """Return for each of these ascending frames how long the run is that it is part of."""
+    first = np.flatnonzero(np.append(True, np.diff(frames) != 1)[: len(frames)])
+    length = np.diff(np.append(first, len(frames)))
+    lengths: I64 = np.repeat(length, length)
+    return lengths
+
+
 def _take(piles: list[I64], wanted: int, batch: int) -> I64:
     """Take one CPU's pages off the piles: a few of the kernel's types, the rest Movable.
 
@@ -113,14 +127,14 @@ def _take(piles: list[I64], wanted: int, batch: int) -> I64:
     v6.12); the lists that grow long are those of processes' pages.
     """
     few = min(batch, wanted // 4)
-    shares = {
+    shares: dict[int, int] = {
         MigrateType.UNMOVABLE: few,
         MigrateType.RECLAIMABLE: few // 2,
         MigrateType.MOVABLE: wanted,
     }
     got: list[I64] = []
     left = wanted
-    for kind in (*shares, MigrateType.UNMOVABLE, MigrateType.RECLAIMABLE):
+    for kind in (*shares, MigrateType.UNMOVABLE, MigrateType.RECLAIMABLE, len(_PCP_TYPES)):
         taken = piles[kind][: min(shares[kind] if len(got) < len(shares) else left, left)]
         piles[kind] = piles[kind][len(taken) :]
         got.append(taken)

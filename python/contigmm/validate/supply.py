@@ -18,14 +18,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from contigmm.description import MachineDescription, MigrateType, PcpDescription, ZoneDescription
+from contigmm.abi import PAGE_SIZE
+from contigmm.description import MigrateType, PcpDescription, ZoneDescription
 from contigmm.hosts import Evidence, build, read
+from contigmm.hosts.draft import Subject, stream
 from contigmm.hosts.proc_text import MIGRATETYPE_NAMES, PageTypeInfo, ZoneKey
 from contigmm.hosts.source_error import SourceError
 from contigmm.phys import Memory
 from contigmm.phys.free_lists import suitable_blocks
 from contigmm.phys.gfp import GFP
 from contigmm.sim.boot import boot_memory
+from contigmm.validate.supply_gap import PAGE_GFP, RECORDER, code_snapshot, draw_cpus
+from contigmm.validate.supply_lists import ToldLists, match_cpus, scale_lists, told_totals
 
 FORMAT: Final = "contig-truth/1"
 #: Anonymous folios with ``defrag`` at never: mm/huge_memory.c:vma_thp_gfp_mask(), v6.12.
@@ -33,6 +37,8 @@ FOLIO_GFP: Final = GFP["GFP_TRANSHUGE_LIGHT"]
 #: Page tables: include/asm-generic/pgalloc.h (``GFP_PGTABLE_USER``), v6.12.
 TABLE_GFP: Final = GFP["GFP_KERNEL"] | GFP["__GFP_ZERO"] | GFP["__GFP_ACCOUNT"]
 _PMD_ORDER: Final = 9
+#: What the probing program notes of each folio: two times and a frame.
+_WORD_ARRAYS: Final = 3
 #: ``lowmem_reserve`` column of a movable request.
 _MOVABLE_ZONE: Final = 3
 
@@ -61,6 +67,26 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """One figure of several draws."""
+
+    values: tuple[int, ...]
+
+    @property
+    def middle(self) -> int:
+        """The median."""
+        return int(np.median(self.values))
+
+    def to_json(self, name: str) -> dict[str, int]:
+        """Return the median by ``name``, and beside it the least and the greatest."""
+        return {
+            name: self.middle,
+            f"{name}_low": min(self.values),
+            f"{name}_high": max(self.values),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class StepForecast:
     """One never-step: what was delivered (if the record tells) and what is forecast."""
 
@@ -68,10 +94,12 @@ class StepForecast:
     index: int
     order: int
     delivered: int | None
-    from_step: int
-    from_snapshot: int
+    from_step: Drawn
+    from_snapshot: Drawn
     closed_form_step: int
     closed_form_snapshot: int
+    type_blind_step: int
+    type_blind_snapshot: int
     no_op: int
 
     def to_json(self) -> dict[str, Any]:
@@ -82,12 +110,26 @@ class StepForecast:
             "order": self.order,
             "defrag": "never",
             "delivered": self.delivered,
-            "from_step": self.from_step,
-            "from_snapshot": self.from_snapshot,
+            **self.from_step.to_json("from_step"),
+            **self.from_snapshot.to_json("from_snapshot"),
             "closed_form_step": self.closed_form_step,
             "closed_form_snapshot": self.closed_form_snapshot,
+            "type_blind_step": self.type_blind_step,
+            "type_blind_snapshot": self.type_blind_snapshot,
             "no_op": self.no_op,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRun:
+    """One draw from the snapshot.
+
+    By step: what it got, on which CPU it ran, and what per-CPU lists held before it.
+    """
+
+    got: tuple[int, ...]
+    cpus: tuple[int, ...]
+    on_lists: tuple[npt.NDArray[np.int64], ...]
 
 
 def validate_record(
@@ -106,33 +148,90 @@ def validate_record(
         if step.get("step") == "fault" and step.get("defrag") == "never"
     ]
     asks = [Ask(int(step["order"]), int(step["max"])) for _, step in steps]
-    from_snapshot = _median(
-        [_run_steps(build(snapshot, seed=seed + n), asks, share) for n in range(draws)]
-    )
-    first = build(snapshot, seed=seed).buddyinfo()
+    runs = [_run_from_snapshot(snapshot, asks, share, seed=seed + n) for n in range(draws)]
+    lists = ToldLists.of(snapshot)
+    blind_machine = lists.boot_type_blind()
+    blind = [_probe_above(blind_machine, ask, share) for ask in asks]
+    first = _named(snapshot)
     for at, (index, step) in enumerate(steps):
         before = step_evidence(snapshot, step["before"], origin=f"{path}:measured[{index}]")
-        from_step = _median(
-            [
-                _run_steps(build(before, seed=seed + n), asks[at : at + 1], share)
-                for n in range(draws)
-            ]
-        )
-        ask = asks[at]
-        told = {f"{node}/{name}": counts for (node, name), counts in before.buddyinfo.items()}
+        ask, told, here = asks[at], _named(before), ToldLists.of(before)
         yield StepForecast(
             record=str(record.get("name", path.name)),
             index=index,
             order=ask.order,
             delivered=step.get("result", {}).get("success"),
-            from_step=from_step[0],
-            from_snapshot=from_snapshot[at],
+            from_step=Drawn(
+                tuple(
+                    _run_from_step(here, run, at, ask, share, seed=seed + n)
+                    for n, run in enumerate(runs)
+                )
+            ),
+            from_snapshot=Drawn(tuple(run.got[at] for run in runs)),
             closed_form_step=min(closed_form(told, before.zones, ask.order, share), ask.limit),
             closed_form_snapshot=min(
                 closed_form(first, snapshot.zones, ask.order, share), ask.limit
             ),
+            type_blind_step=_probe_above(here.boot_type_blind(), ask, share),
+            type_blind_snapshot=blind[at],
             no_op=sum(sum(counts[ask.order :]) for counts in told.values()),
         )
+
+
+def _named(evidence: Evidence) -> dict[str, list[int]]:
+    return {f"{node}/{name}": counts for (node, name), counts in evidence.buddyinfo.items()}
+
+
+def _run_from_snapshot(
+    snapshot: Evidence, asks: Sequence[Ask], share: FloorShare, *, seed: int
+) -> SnapshotRun:
+    """Run the requests of all steps, one after the other, on one machine."""
+    memory = boot_memory(build(snapshot, seed=seed), seed=seed, cpus=None, costs=False)
+    memory.set_direct_reclaim(False)
+    rng = stream(seed, Subject.BETWEEN)
+    marks = _min_marks(memory)
+    clock = code_snapshot(memory, snapshot, rng)
+    got, on_lists = [], []
+    cpus = tuple(draw_cpus(len(asks), memory.nr_cpus(), rng))
+    for ask, cpu in zip(asks, cpus, strict=True):
+        on_lists.append(memory.pcp_frames().astype(np.int64))
+        got.append(_probe_above(memory, ask, share, cpu=cpu, marks=marks))
+        clock.pass_by(RECORDER.seconds_a_step)
+    return SnapshotRun(tuple(got), cpus, tuple(on_lists))
+
+
+def _run_from_step(
+    lists: ToldLists, run: SnapshotRun, at: int, ask: Ask, share: FloorShare, *, seed: int
+) -> int:
+    """Run one step's request on its own lists; what their totals consist of is as in a run."""
+    totals = told_totals(lists.evidence)
+    zones = lists.evidence.zones
+    content = [
+        scale_lists(held, totals[zone.key])
+        for held, zone in zip(run.on_lists[at], zones, strict=True)
+    ]
+    memory = lists.boot(content, seed=seed)
+    largest = max(range(len(zones)), key=lambda number: zones[number].managed)
+    cpu = match_cpus(run.on_lists[at][largest], totals[zones[largest].key])[run.cpus[at]]
+    return _probe_above(memory, ask, share, cpu=cpu)
+
+
+def _min_marks(memory: Memory) -> list[int]:
+    return [int(zone["watermark_min"]) for zone in memory.zones()]
+
+
+def _probe_above(
+    memory: Memory,
+    ask: Ask,
+    share: FloorShare,
+    *,
+    cpu: int = 0,
+    marks: Sequence[int] | None = None,
+) -> int:
+    """Run a step's requests above the floor that holds for their order."""
+    marks = _min_marks(memory) if marks is None else marks
+    memory.set_min_watermarks([int(mark * share.of(ask.order)) for mark in marks])
+    return probe(memory, ask, cpu=cpu)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -152,10 +251,6 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record.get("measured"), list) or "pre" not in record.get("snapshots", {}):
         raise SourceError("it lacks its steps or the name of its snapshot.", name=str(path))
     return record
-
-
-def _median(draws: Sequence[Sequence[int]]) -> list[int]:
-    return [int(column) for column in np.median(np.array(draws), axis=0)]
 
 
 def step_evidence(snapshot: Evidence, before: dict[str, Any], *, origin: str) -> Evidence:
@@ -196,55 +291,29 @@ def _zone_before(zone: ZoneDescription, before: dict[str, Any]) -> ZoneDescripti
     return replace(zone, pcp=pcp, watermark_boost=int(before["boost"].get(zone.key, 0)))
 
 
-def _run_steps(
-    description: MachineDescription, asks: Sequence[Ask], share: FloorShare
-) -> list[int]:
-    """Run the requests of steps one after the other; return how many folios each got.
-
-    Where folios below the PMD's size have a floor of their own, the steps are run under each of
-    the two floors, and a step's count is taken from the run under its own.
-    """
-    runs = {
-        floor: [probe(memory, ask) for ask in asks]
-        for floor in {share.of(ask.order) for ask in asks}
-        for memory in (_with_floor(description, floor),)
-    }
-    return [runs[share.of(ask.order)][at] for at, ask in enumerate(asks)]
-
-
-def _with_floor(description: MachineDescription, share: float) -> Memory:
-    """Boot the machine with this share of its min watermarks."""
-    zones = tuple(
-        replace(zone, watermark_min=int(zone.watermark_min * share))
-        if zone.watermark_min is not None
-        else zone
-        for zone in description.zones
-    )
-    memory = boot_memory(replace(description, zones=zones), seed=0, cpus=None, costs=False)
-    memory.set_direct_reclaim(False)
-    return memory
-
-
-def probe(memory: Memory, ask: Ask) -> int:
+def probe(memory: Memory, ask: Ask, *, cpu: int = 0) -> int:
     """Fault in folios of one order until the first fallback, then give all back.
 
-    Each 2 MiB of address space needs a page table first: mm/memory.c:do_anonymous_page(), v6.12.
+    The program first writes to three arrays with a word for each folio that it may get. Each 2 MiB
+    of address space needs a page table: mm/memory.c:do_anonymous_page(), v6.12.
     """
     a_table = 1 << max(0, _PMD_ORDER - ask.order)
+    words = _WORD_ARRAYS * 8 * ask.limit // PAGE_SIZE
+    own = memory.alloc_batch(words, order=0, gfp=PAGE_GFP, cpu=cpu)
     tables, folios = [], []
     got = 0
     while got < ask.limit:
-        tables.append(memory.alloc_batch(1, order=0, gfp=TABLE_GFP))
+        tables.append(memory.alloc_batch(1, order=0, gfp=TABLE_GFP, cpu=cpu))
         wanted = min(a_table, ask.limit - got)
-        batch = memory.alloc_batch(wanted, order=ask.order, gfp=FOLIO_GFP)
+        batch = memory.alloc_batch(wanted, order=ask.order, gfp=FOLIO_GFP, cpu=cpu)
         folios.append(batch)
         got += len(batch)
         if len(batch) < wanted:
             break
     for batch in folios:
-        memory.free_batch(batch, order=ask.order)
-    for batch in tables:
-        memory.free_batch(batch, order=0)
+        memory.free_batch(batch, order=ask.order, cpu=cpu)
+    for batch in (*tables, own):
+        memory.free_batch(batch, order=0, cpu=cpu)
     return got
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean, median, quantiles
 from typing import Any, Final
 
 from contigmm.validate.floor import share_of
@@ -13,47 +16,94 @@ from contigmm.validate.room_report import room_rows
 from contigmm.validate.supply import FloorShare, StepForecast, read_record, validate_record
 
 SCHEMA: Final = "validate-supply/1"
+_FIGURES: Final = (
+    "from_step",
+    "closed_form_step",
+    "type_blind_step",
+    "from_snapshot",
+    "closed_form_snapshot",
+    "type_blind_snapshot",
+    "no_op",
+)
+_ENOUGH: Final = 10
+_NEAR: Final = 0.01
 
 
 def supply_report(
-    paths: Sequence[Path], *, share: FloorShare | None, draws: int, seed: int
+    paths: Sequence[Path],
+    *,
+    share: FloorShare | None,
+    draws: int,
+    seed: int,
+    room_draws: int = 1,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Forecast the steps of records; ``gigantic_score`` sums up the chances of gigantic pages.
 
-    Without ``share`` each record's is that of its kernel.
+    Without ``share`` each record's is that of its kernel. ``room_draws`` is the number of draws of
+    the steps that compact or reclaim, which take longer. ``jobs`` processes share the records.
 
     Raises:
         SourceError: a record or its snapshot cannot be read.
     """
-    steps: list[dict[str, Any]] = []
+    asks = [(path, share, draws, room_draws, seed) for path in paths]
+    jobs = min(jobs, len(paths))
+    if jobs > 1:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            parts = list(pool.map(_record_part, asks))
+    else:
+        parts = [_record_part(ask) for ask in asks]
+    report: dict[str, Any] = {
+        "min_share_below_pmd": {},
+        "draws": draws,
+        "room_draws": room_draws,
+        "steps": [],
+    }
+    report |= {"compaction": [], "always9": [], "gigantic": []}
+    for part in parts:
+        for name, found in part.items():
+            if isinstance(found, dict):
+                report[name] |= found
+            else:
+                report[name] += found
+    return report | {"gigantic_score": brier(report["gigantic"])}
+
+
+def _record_part(ask: tuple[Path, FloorShare | None, int, int, int]) -> dict[str, Any]:
+    """Forecast one record's steps: its part of the report."""
+    path, share, draws, room_draws, seed = ask
+    record = read_record(path)
+    floor = share or share_of(str(record.get("kernel", "")))
+    rows = validate_record(path, share=floor, draws=draws, seed=seed)
+    part: dict[str, Any] = {
+        "min_share_below_pmd": {str(record.get("name", path.name)): floor.below_pmd},
+        "steps": [row.to_json() for row in rows],
+    }
     others: dict[str, list[dict[str, Any]]] = {"compaction": [], "always9": [], "gigantic": []}
-    shares: dict[str, float] = {}
-    for path in paths:
-        record = read_record(path)
-        floor = share or share_of(str(record.get("kernel", "")))
-        shares[str(record.get("name", path.name))] = floor.below_pmd
-        rows = validate_record(path, share=floor, draws=draws, seed=seed)
-        steps += [row.to_json() for row in rows]
-        for kind, row in room_rows(path, draws=draws, seed=seed):
-            others[kind].append(row)
-    score = brier(others["gigantic"])
-    report = {"min_share_below_pmd": shares, "draws": draws, "steps": steps}
-    return {**report, **others, "gigantic_score": score}
+    for kind, row in room_rows(path, draws=room_draws, seed=seed):
+        others[kind].append(row)
+    return part | others
 
 
 def error_lines(steps: Sequence[StepForecast | dict[str, Any]]) -> list[str]:
-    """Return the median and mean error of each forecast, where the record tells the outcome."""
+    """Return how far each forecast is off, over the steps that delivered ten folios or more.
+
+    Where fewer were delivered one folio is a tenth or more of them.
+    """
     rows = [step if isinstance(step, dict) else step.to_json() for step in steps]
-    told = [row for row in rows if row["delivered"]]
+    told = [row for row in rows if (row["delivered"] or 0) >= _ENOUGH]
     lines = []
-    for name in ("from_step", "closed_form_step", "from_snapshot", "closed_form_snapshot", "no_op"):
-        errors = sorted(abs(row[name] - row["delivered"]) / row["delivered"] for row in told)
-        if errors:
-            middle, mean = errors[len(errors) // 2], sum(errors) / len(errors)
-            lines.append(
-                f"{name}: median {middle:.2%}, mean {mean:.2%}, max {errors[-1]:.1%} of "
-                f"{len(errors)} steps"
-            )
+    for name in _FIGURES if told else ():
+        errors = [abs(row[name] - row["delivered"]) / row["delivered"] for row in told]
+        near = sum(error <= _NEAR for error in errors) / len(errors)
+        ninth = quantiles(errors, n=10, method="inclusive")[-1] if len(errors) > 1 else errors[0]
+        lines.append(
+            f"{name}: median {median(errors):.2%}, p90 {ninth:.1%}, mean {fmean(errors):.2%}, "
+            f"max {max(errors):.1%}, within {_NEAR:.0%} {near:.0%} of {len(errors)} steps"
+        )
+    for name in ("from_step", "from_snapshot") if told else ():
+        held = sum(row[f"{name}_low"] <= row["delivered"] <= row[f"{name}_high"] for row in told)
+        lines.append(f"{name}: {held / len(told):.0%} lie between the least and greatest draw")
     return lines
 
 

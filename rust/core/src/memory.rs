@@ -7,6 +7,7 @@ use crate::cma::CmaArea;
 use crate::events::Event;
 use crate::fallback::Tuning;
 use crate::mem_map::MemMap;
+use crate::pcp::{MIGRATE_PCPTYPES, Pcp};
 use crate::reclaim::ReclaimQueue;
 use crate::units::{Cpu, MigrateType, NodeId, Order, Pfn, ZoneId};
 use crate::vmstat::VmStat;
@@ -109,17 +110,28 @@ impl Memory {
         self.zones.iter().map(row).collect()
     }
 
-    /// Frames on per-CPU lists by zone, CPU and order of the blocks.
-    pub fn pcp_frames(&self) -> Vec<Vec<[u64; Order::COUNT]>> {
-        let row = |pcp: &crate::pcp::Pcp| {
-            let mut frames = [0; Order::COUNT];
-            for (order, list) in pcp.lists() {
-                frames[order.index()] += (list.len() as u64) << order.get();
+    /// Frames on per-CPU lists by zone, CPU, migratetype and order of the blocks.
+    pub fn pcp_frames(&self) -> Vec<Vec<[[u64; Order::COUNT]; MIGRATE_PCPTYPES]>> {
+        let row = |pcp: &Pcp| {
+            let mut frames = [[0; Order::COUNT]; MIGRATE_PCPTYPES];
+            for (order, migratetype, list) in pcp.lists_by_type() {
+                frames[migratetype.index()][order.index()] = (list.len() as u64) << order.get();
             }
             frames
         };
         let rows = |zone: &Zone| zone.pcps.iter().map(row).collect();
         self.zones.iter().map(rows).collect()
+    }
+
+    /// Sets the min watermark of each zone, as a kernel with another floor would have it.
+    ///
+    /// # Panics
+    /// When there are not as many marks as zones.
+    pub fn set_min_watermarks(&mut self, marks: &[u64]) {
+        assert_eq!(marks.len(), self.zones.len(), "a mark for each zone");
+        for (zone, &mark) in self.zones.iter_mut().zip(marks) {
+            zone.watermark.min = mark;
+        }
     }
 
     /// Every free block of a zone, list by list (by order, then migratetype), each list head first.

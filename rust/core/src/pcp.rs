@@ -18,7 +18,8 @@ use crate::zone::Zone;
 pub(crate) const NR_PCP_LISTS: usize = NR_LOWORDER_PCP_LISTS + 2;
 /// `NR_LOWORDER_PCP_LISTS`.
 const NR_LOWORDER_PCP_LISTS: usize = MIGRATE_PCPTYPES * (PAGE_ALLOC_COSTLY_ORDER as usize + 1);
-const MIGRATE_PCPTYPES: usize = 3;
+/// `MIGRATE_PCPTYPES`: types with lists of their own.
+pub const MIGRATE_PCPTYPES: usize = 3;
 /// `PAGE_ALLOC_COSTLY_ORDER`, include/linux/mmzone.h v6.12: larger requests are given up sooner.
 pub const PAGE_ALLOC_COSTLY_ORDER: u8 = 3;
 /// `CONFIG_PCP_BATCH_SCALE_MAX`.
@@ -125,6 +126,20 @@ impl Pcp {
             .iter()
             .enumerate()
             .map(|(pindex, list)| (pindex_to_order(pindex), list))
+    }
+
+    /// The same with the list's migratetype; huge blocks that are not movable count as unmovable.
+    pub(crate) fn lists_by_type(
+        &self,
+    ) -> impl Iterator<Item = (Order, MigrateType, &VecDeque<u32>)> {
+        self.lists().enumerate().map(|(pindex, (order, list))| {
+            let raw = if pindex >= NR_LOWORDER_PCP_LISTS {
+                pindex - NR_LOWORDER_PCP_LISTS
+            } else {
+                pindex % MIGRATE_PCPTYPES
+            };
+            (order, MigrateType::ALL[raw], list)
+        })
     }
 
     /// The list of blocks of this order and type.

@@ -141,8 +141,8 @@ impl Memory {
         })
     }
 
-    /// One step of kswapd: reclaims at most `budget` frames of a node whose zones are below their
-    /// high marks or boosted, and takes back the boost of those that are balanced again:
+    /// One run of kswapd: reclaims at most `budget` frames of a node whose zones are below their
+    /// high marks or boosted, in passes over larger and larger parts of the ring, and takes back the boost of those that are balanced again:
     /// `balance_pgdat()`. Returns the frames freed.
     pub fn kswapd(&mut self, node: NodeId, cpu: Cpu, budget: u64) -> u64 {
         let boosts: Vec<(usize, u64)> = (0..self.zones.len())
@@ -159,13 +159,15 @@ impl Memory {
         };
         let mut freed = 0;
         self.vmstat.count(VmEvent::KswapdWake, 1);
-        while freed < budget && !self.is_balanced(node) {
-            let now = self.evict(scan, SWAP_CLUSTER_MAX.min(budget - freed));
-            freed += now;
-            if now == 0 {
+        self.set_reclaim_active(node, true);
+        for priority in (0..=DEF_PRIORITY).rev() {
+            if freed >= budget || self.is_balanced(node) {
                 break;
             }
+            let most = self.high_marks(node).min(budget - freed);
+            freed += self.evict(Scan { priority, ..scan }, most);
         }
+        self.set_reclaim_active(node, false);
         let boosted = boosts.iter().any(|&(_, boost)| boost > 0);
         for (at, boost) in boosts {
             let zone = &mut self.zones[at];
@@ -175,6 +177,22 @@ impl Memory {
             self.compact_in_background(node, cpu, crate::zone::PAGEBLOCK, ZoneKind::Movable);
         }
         freed
+    }
+
+    /// While kswapd works, CPUs keep few frames on their lists: `set_reclaim_active()`.
+    fn set_reclaim_active(&mut self, node: NodeId, on: bool) {
+        for zone in self.zones.iter_mut().filter(|zone| zone.node == node) {
+            zone.reclaim_active = on;
+        }
+    }
+
+    /// What a pass of kswapd reclaims at most: `kswapd_shrink_node()`.
+    fn high_marks(&self, node: NodeId) -> u64 {
+        let zones = self.zones.iter().filter(|zone| zone.node == node);
+        zones
+            .filter(|zone| zone.managed > 0)
+            .map(|zone| zone.wmark_pages(Wmark::High).max(SWAP_CLUSTER_MAX))
+            .sum()
     }
 
     /// Whether a zone of the node holds its high mark: `pgdat_balanced()` at order 0.

@@ -1,11 +1,11 @@
 //! What /proc shows: free lists, zones, counters, clocks.
 
 use contigmm_core::mem_map::PageClass;
-use contigmm_core::pcp::Pcp;
+use contigmm_core::pcp::{MIGRATE_PCPTYPES, Pcp};
 use contigmm_core::units::PAGEBLOCK_NR_PAGES;
 use contigmm_core::zone::Zone;
 use contigmm_core::{Cpu, MigrateType, Order, Pfn};
-use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods};
+use numpy::{PyArray1, PyArray2, PyArray3, PyArray4, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -69,10 +69,12 @@ impl Memory {
         )
     }
 
-    fn pcp_frames<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<u64>>> {
+    fn pcp_frames<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray4<u64>>> {
         let zones = self.with(py, |memory| memory.pcp_frames());
-        let shape = [zones.len(), zones.first().map_or(0, Vec::len), Order::COUNT];
-        PyArray1::from_vec(py, zones.concat().concat()).reshape(shape)
+        let nr_cpus = zones.first().map_or(0, Vec::len);
+        let frames: Vec<u64> = zones.concat().concat().concat();
+        let shape = [zones.len(), nr_cpus, MIGRATE_PCPTYPES, Order::COUNT];
+        PyArray1::from_vec(py, frames).reshape(shape)
     }
 
     fn check(&self, py: Python<'_>) -> PyResult<()> {
