@@ -654,8 +654,11 @@ class Memory:
             InvariantError: One does not hold; the message says which.
         """
 
-    def frame_classes(self) -> npt.NDArray[np.uint8]:
-        """Return the class of every frame, as ``contigmm.description.PageClass`` numbers them."""
+    def frame_classes(self, *, first: int = 0, nr: int = ...) -> npt.NDArray[np.uint8]:
+        """Return the class of every frame, as ``contigmm.description.PageClass`` numbers them.
+
+        ``first`` and ``nr`` choose some frames; those that do not exist are left out.
+        """
 
     def frame_files(self) -> npt.NDArray[np.uint32]:
         """Return the file that every frame caches a page of; 2**32 - 1: none."""
@@ -666,8 +669,14 @@ class Memory:
     def pageblock_types(self) -> npt.NDArray[np.uint8]:
         """Return the migratetype of every pageblock, from frame 0 on."""
 
-    def class_counts(self) -> npt.NDArray[np.uint16]:
-        """Count frames: [pageblock, page class], classes as in ``PageClass``."""
+    def class_counts(self, *, first: int = 0, nr: int = ...) -> npt.NDArray[np.uint16]:
+        """Count frames: [pageblock, page class], classes as in ``PageClass``.
+
+        ``first`` and ``nr`` choose some pageblocks; those that do not exist are left out.
+        """
+
+    def contig_runs(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """Return (first pfn, frames) of every contiguous run that still holds a frame."""
 
     def zones(self) -> list[ZoneCounters]:
         """Return the zones, node by node, low zones first."""

@@ -1,5 +1,7 @@
 //! What frames are used for, counted.
 
+use std::ops::Range;
+
 use crate::mem_map::{PageClass, page_flags};
 use crate::memory::Memory;
 use crate::units::{PAGEBLOCK_NR_PAGES, Pfn};
@@ -11,39 +13,64 @@ impl Memory {
     /// Frames of each class in every pageblock, from frame 0 on. A frame that `mlock(2)` keeps in
     /// memory counts as such, whatever it was before.
     pub fn class_counts(&self) -> Vec<[u16; PageClass::COUNT]> {
-        let mut counts = vec![[0; PageClass::COUNT]; self.map.nr_pageblocks()];
-        for block in self.map.blocks() {
-            let mut at = block.pfn.0;
-            let end = at + block.order.nr_pages();
-            let mut class = block.class;
-            if self.map.flags(block.pfn) & page_flags::MLOCKED != 0 {
-                class = PageClass::Mlocked;
+        self.class_counts_in(0..self.map.nr_pageblocks())
+    }
+
+    /// As [`Self::class_counts`], for the pageblocks of a range that exist; the cost is the range's.
+    pub fn class_counts_in(&self, pageblocks: Range<usize>) -> Vec<[u16; PageClass::COUNT]> {
+        let nr = self.map.nr_pageblocks();
+        let (first, end) = (pageblocks.start.min(nr), pageblocks.end.min(nr));
+        let mut counts = vec![[0; PageClass::COUNT]; end.saturating_sub(first)];
+        let start_of = |pageblock: usize| {
+            let frame = pageblock * PAGEBLOCK_NR_PAGES as usize;
+            u32::try_from(frame).unwrap_or(u32::MAX) // the end of the largest map
+        };
+        self.each_class(start_of(first)..start_of(end), |mut frames, class| {
+            while !frames.is_empty() {
+                let pageblock = Pfn(frames.start).pageblock();
+                let last = frames.start | (PAGEBLOCK_NR_PAGES - 1);
+                let stop = frames.end.min(last.saturating_add(1));
+                let nr = u16::try_from(stop - frames.start).expect("within a pageblock");
+                counts[pageblock - first][class.index()] += nr;
+                frames.start = stop;
             }
-            while at < end {
-                let pageblock = Pfn(at).pageblock();
-                let stop = end.min((at / PAGEBLOCK_NR_PAGES + 1) * PAGEBLOCK_NR_PAGES);
-                let nr = u16::try_from(stop - at).expect("within a pageblock");
-                counts[pageblock][class.index()] += nr;
-                at = stop;
-            }
-        }
+        });
         counts
     }
 
     /// Class of every frame by number, from frame 0 on; mlocked frames as [`Self::class_counts`].
     pub fn frame_classes(&self) -> Vec<u8> {
-        let mut classes = vec![PageClass::Nopage as u8; self.map.nr_frames() as usize];
-        for block in self.map.blocks() {
+        self.frame_classes_in(0..self.map.nr_frames())
+    }
+
+    /// As [`Self::frame_classes`], for the frames of a range that exist; the cost is the range's.
+    pub fn frame_classes_in(&self, frames: Range<u32>) -> Vec<u8> {
+        let nr = self.map.nr_frames();
+        let (first, end) = (frames.start.min(nr), frames.end.min(nr));
+        let mut classes = vec![PageClass::Nopage as u8; end.saturating_sub(first) as usize];
+        self.each_class(first..end, |frames, class| {
+            classes[(frames.start - first) as usize..(frames.end - first) as usize]
+                .fill(class as u8);
+        });
+        classes
+    }
+
+    /// Tells the class of each block that has frames in a range, and which frames of it those are.
+    fn each_class(&self, frames: Range<u32>, mut tell: impl FnMut(Range<u32>, PageClass)) {
+        let end = frames.end.min(self.map.nr_frames());
+        let mut at = frames.start;
+        while at < end {
+            let block = self.map.block_of(Pfn(at));
+            let stop = end.min(block.pfn.0 + block.order.nr_pages());
             let locked = self.map.flags(block.pfn) & page_flags::MLOCKED != 0;
             let class = if locked {
                 PageClass::Mlocked
             } else {
                 block.class
             };
-            let start = block.pfn.0 as usize;
-            classes[start..start + block.order.nr_pages() as usize].fill(class as u8);
+            tell(at..stop, class);
+            at = stop;
         }
-        classes
     }
 
     /// File of every frame that caches a page of one, from frame 0 on; [`NO_FILE`] for the others.
@@ -94,5 +121,18 @@ mod tests {
             [PageClass::Anon, PageClass::Slab, PageClass::Free].map(of),
             [510, 2, 1024]
         );
+    }
+
+    #[test]
+    fn a_range_is_cut_out_of_the_whole_even_within_a_block() {
+        let spec = r#"{"zones": [{"kind": "DMA", "start_pfn": 0, "spanned": 4096}]}"#;
+        let spec = serde_json::from_str(spec).expect("a spec");
+        let memory = Memory::boot(&spec).expect("it boots");
+        let (counts, classes) = (memory.class_counts(), memory.frame_classes());
+        assert_eq!(memory.class_counts_in(1..3), counts[1..3]);
+        assert_eq!(memory.class_counts_in(7..99), counts[7..]);
+        assert_eq!(memory.frame_classes_in(700..1500), classes[700..1500]);
+        assert!(memory.frame_classes_in(9000..9001).is_empty());
+        assert!(memory.class_counts_in(99..100).is_empty());
     }
 }

@@ -7,11 +7,13 @@ completed; what has not begun when its caller goes away (cancelled, deadline pas
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Final, TypeAlias, TypeVar
 
 from contigmm_server.doors.caller import CURRENT
+from contigmm_server.durations import Durations
 from contigmm_server.failures import ErrorReason, exhausted
 from contigmm_server.turns import Turns
 
@@ -46,6 +48,8 @@ class CommandQueue:
         self._busy = False
         self.depth_max = 0
         """Most commands that ever waited at once."""
+        self.waits = Durations()
+        """How long commands waited that could not begin at once."""
 
     @property
     def depth(self) -> int:
@@ -110,8 +114,10 @@ class CommandQueue:
         if not self._busy:
             self._busy = True
             loop.call_soon(self._grant)
+        began_ns = time.perf_counter_ns()
         try:
             await turn
+            self.waits.add((time.perf_counter_ns() - began_ns) / 1e9)
         except asyncio.CancelledError:
             if not turn.cancelled():  # it was granted in the same moment
                 self._release()

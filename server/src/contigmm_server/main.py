@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from contigmm_server.durable.journal import Durability
 from contigmm_server.durable.keeper import Keeper
 from contigmm_server.durable.store import Store
 from contigmm_server.service import CannotListenError, Service
+from contigmm_server.sight.options import Sight, SightError, add_options
 
 UNUSABLE: Final = 2
 """Exit status: arguments or input that cannot be used."""
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "with others (group, the default with --data), or at once (none)",
     )
     _add_doors(parser)
+    add_options(parser)
     parser.add_argument("--verbose", action="store_true", help="log more, to standard error")
     return parser
 
@@ -147,17 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] == "token":
         return token_command.main(arguments[1:])
     args = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING,
-        format="%(asctime)s %(name)s %(levelname)s %(message)s",
-    )
     if args.durability not in (None, "none") and args.data is None:
         sys.stderr.write("contigmm serve: --durability needs --data DIR\n")
         return UNUSABLE
     description = None
     try:
-        tls = _tls(args)
-    except DoorError as error:
+        tls, sight = _tls(args), Sight.of(args)
+    except (DoorError, SightError) as error:
         sys.stderr.write(f"contigmm serve: {error}\n")
         return UNUSABLE
     if args.machine:
@@ -167,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"contigmm serve: {error}\n")
             return UNUSABLE
     try:
-        asyncio.run(_serve(args, description, tls))
+        asyncio.run(_serve(args, description, tls, sight))
     except (CannotListenError, ContigmmError, OSError) as error:
         sys.stderr.write(f"contigmm serve: {error}\n")
         return UNUSABLE
@@ -175,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(
-    args: argparse.Namespace, description: MachineDescription | None, tls: Tls | None
+    args: argparse.Namespace, description: MachineDescription | None, tls: Tls | None, sight: Sight
 ) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -184,7 +181,7 @@ async def _serve(
     tenants = read_tenants(args.tenants) if args.tenants else Tenants()
     allowances = Allowances(tenants)
     guard = _guard(args, allowances, tenants)
-    service = Service(guard=guard)
+    service = Service(guard=guard, wrappers=sight.wrappers)
     service.registry.allowances = allowances
     service.registry.owner = "" if guard is None else args.owner
     _spare_the_collector()
@@ -204,12 +201,16 @@ async def _serve(
             ),
         )
     service.registry.hold_quotas()
+    sight.follow(service.registry)
     async with guard or nullcontext():
         address = await service.start(args.listen, tls)
         _spare_the_collector()
         sys.stdout.write(f"listening on {address}\n")
+        for sentence in await sight.start(service.registry):
+            sys.stdout.write(f"{sentence}\n")
         sys.stdout.flush()
         await ended.wait()
+        await sight.stop()
         await service.stop()
 
 

@@ -67,6 +67,8 @@ class Registry:
         self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="machine")
         self.keeper: Keeping | None = None
         """Keeps machines on a disk; absent: they are in memory only."""
+        self.on_enter: list[Callable[[HostedMachine], None]] = []
+        """Called with each machine that comes."""
         self.generation = 0
         """Changes whenever a machine comes or goes."""
         self._machines: dict[str, HostedMachine] = {}
@@ -175,6 +177,8 @@ class Registry:
         self._machines[hosted.name] = hosted
         self.generation += 1
         self.allowances.of(hosted.access.owner).enter(hosted.name, hosted.machine)
+        for tell in self.on_enter:
+            tell(hosted)
 
     def hold_quotas(self) -> None:
         """Hold commands of all machines against quotas from now on: recovery repeats what was."""

@@ -27,7 +27,7 @@ from contigmm_server.doors.tls import Tls
 from contigmm_server.limits import Limits
 from contigmm_server.machines import MachineService
 from contigmm_server.memory import MemoryService
-from contigmm_server.methods import Methods, fail_clearly
+from contigmm_server.methods import Methods, Wrapper, fail_clearly
 from contigmm_server.processes import ProcessService
 from contigmm_server.registry import Registry
 from contigmm_server.views import ViewService
@@ -51,6 +51,8 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     guard: Guard | None = None
     """Asks who calls; absent: nobody has to say."""
+    wrappers: tuple[Wrapper, ...] = ()
+    """What else concerns every method, the innermost first: see ``Methods``."""
     registry: Registry = field(init=False)
     health: health_aio.HealthServicer = field(init=False)
     methods: Methods = field(init=False)
@@ -67,7 +69,7 @@ class Service:
         registry = self.registry
         # Generated code wants a server and uses two methods of it, which Methods has.
         guards = () if self.guard is None else (self.guard,)
-        methods: Any = Methods(*guards, fail_clearly)
+        methods: Any = Methods(*guards, fail_clearly, *self.wrappers)
         machine_pb2_grpc.add_MachineServiceServicer_to_server(MachineService(registry), methods)
         process_pb2_grpc.add_ProcessServiceServicer_to_server(ProcessService(registry), methods)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(registry), methods)

@@ -82,8 +82,10 @@ impl Memory {
         found.map_err(|broken| InvariantError::new_err(broken.to_string()))
     }
 
-    fn frame_classes<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u8>> {
-        let classes = py.detach(|| self.0.lock().frame_classes());
+    #[pyo3(signature = (*, first=0, nr=u32::MAX))]
+    fn frame_classes<'py>(&self, py: Python<'py>, first: u32, nr: u32) -> Bound<'py, PyArray1<u8>> {
+        let frames = first..first.saturating_add(nr);
+        let classes = py.detach(|| self.0.lock().frame_classes_in(frames));
         PyArray1::from_vec(py, classes)
     }
 
@@ -116,10 +118,28 @@ impl Memory {
         PyArray1::from_vec(py, types)
     }
 
-    fn class_counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<u16>>> {
-        let rows = self.with_batch(py, u64::MAX, |memory| memory.class_counts());
+    #[pyo3(signature = (*, first=0, nr=u32::MAX))]
+    fn class_counts<'py>(
+        &self,
+        py: Python<'py>,
+        first: u32,
+        nr: u32,
+    ) -> PyResult<Bound<'py, PyArray2<u16>>> {
+        let pageblocks = first as usize..first.saturating_add(nr) as usize;
+        let rows = self.with_batch(py, u64::MAX, |memory| memory.class_counts_in(pageblocks));
         let shape = [rows.len(), PageClass::COUNT];
         PyArray1::from_vec(py, rows.concat()).reshape(shape)
+    }
+
+    fn contig_runs<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u32>>) {
+        let runs: Vec<(u32, u32)> = self.with(py, |memory| {
+            memory.runs().map(|(_, run)| (run.base.0, run.nr)).collect()
+        });
+        let (pfns, nrs) = runs.into_iter().unzip();
+        (PyArray1::from_vec(py, pfns), PyArray1::from_vec(py, nrs))
     }
 
     fn zones<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {

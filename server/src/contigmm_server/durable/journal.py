@@ -8,6 +8,7 @@ sync that fails stops the machine until the server is started again, for nobody 
 import asyncio
 import logging
 import threading
+import time
 import zlib
 from concurrent.futures import Executor
 from enum import StrEnum
@@ -17,6 +18,7 @@ import grpc
 
 from contigmm_server.durable.disk import File
 from contigmm_server.durable.segment import HEADER, Header, frame
+from contigmm_server.durations import Durations
 from contigmm_server.failures import ErrorReason, ServiceError
 
 log = logging.getLogger("contigmm_server")
@@ -40,6 +42,15 @@ class Durability(StrEnum):
 def unavailable(message: str) -> ServiceError:
     """Commands cannot be made to last."""
     return ServiceError(grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_NOT_DURABLE, message)
+
+
+class Kept:
+    """What a machine's journal has done since the server began, over all segments."""
+
+    def __init__(self) -> None:
+        self.commands = 0
+        self.bytes = 0
+        self.sync_durations = Durations()
 
 
 class Journal:
@@ -76,6 +87,7 @@ class Journal:
         self.synced = 0
         """Bytes that last."""
         self.syncs = 0
+        self.kept: Kept = Kept() if after is None else after.kept
         self.failed: ServiceError | None = None
         self._written = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -105,6 +117,9 @@ class Journal:
             self._buffer.append(record)
             self.appended = end
         self.commands += 1
+        kept = self.kept
+        kept.commands += kind != HEADER
+        kept.bytes += len(record)
 
     def _make_room(self, end: int) -> None:
         room = end + ROOM_BYTES
@@ -183,7 +198,9 @@ class Journal:
             self._file.write(data, self._written)
             self._written += len(data)
         if self._durability is not Durability.NONE:
+            began_ns = time.perf_counter_ns()
             self._file.sync()
+            self.kept.sync_durations.add((time.perf_counter_ns() - began_ns) / 1e9)
         self.syncs += 1
         return self._written
 

@@ -1,0 +1,148 @@
+"""Metrics, spans and logs: what they tell of calls whose course is known."""
+
+import json
+import logging
+import re
+import sys
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+from asking import ANON, DESCRIPTION, PAGE, RW, refused
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client.parser import text_string_to_metric_families
+from test_serve import serving
+
+from contigmm.client import connect
+from contigmm.client.aio import connect as connect_aio
+from contigmm_server.durations import BOUNDS_S, Durations
+from contigmm_server.service import Service
+from contigmm_server.sight import logs
+from contigmm_server.sight.calls import CallWatch, Ended
+from contigmm_server.sight.metrics import FAMILIES
+from contigmm_server.sight.options import SightError, loopback
+from contigmm_server.sight.spans import Spans
+
+DOCS = Path(__file__).parents[2] / "docs" / "observability.md"
+
+
+def _numbers(url: str) -> dict[tuple[str, tuple[str, ...]], float]:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text = response.read().decode()
+    return {
+        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_scrape_tells_calls_queue_journal_and_machine(tmp_path: Path):
+    arguments = ("--machine", "spec:small", "--metrics", "127.0.0.1:0", "--data", str(tmp_path))
+    with serving(*arguments) as (process, address), connect(address) as client:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("metrics at ").strip()
+        machine = client.machine("default")
+        child = machine.spawn("x")
+        child.mmap(0, PAGE, RW, ANON)
+        with pytest.raises(OSError, match=r"length_is_zero"):
+            child.mmap(0, 0, RW, ANON)
+        numbers = _numbers(url)
+        buddyinfo = machine.buddyinfo()
+    mmap = "/contigmm.v1.MemoryService/Mmap"
+    assert numbers["contigmm_rpc_calls_total", ("OK", mmap)] == 2
+    assert numbers["contigmm_rpc_seconds_bucket", ("+Inf", mmap)] == 2
+    assert numbers["contigmm_rpc_in_flight", (mmap,)] == 0
+    assert numbers["contigmm_operations_total", ("default",)] == 3
+    assert numbers["contigmm_journal_commands_total", ("default",)] == 3
+    assert numbers["contigmm_journal_sync_seconds_count", ("default",)] >= 1
+    assert numbers["contigmm_machine_seen", ("default",)] == 1
+    refused_ = {key[1][0]: value for key, value in numbers.items() if "refusals_total" in key[0]}
+    assert refused_ == {"EINVAL": 1}
+    for zone, counts in buddyinfo.items():
+        for order, count in enumerate(counts):
+            key = ("contigmm_free_blocks", ("default", str(order), zone))
+            assert numbers[key] == count
+
+
+def test_the_table_of_metrics_is_what_the_code_has():
+    rows = re.findall(
+        r"^\| `(contigmm_\w+)` \| (\w+) \| ([^|]*) \| (.*) \|$", DOCS.read_text(), re.M
+    )
+    assert rows == [
+        (family.name, family.kind, ", ".join(family.labels) or "none", family.help)
+        for family in FAMILIES
+    ]
+
+
+@pytest.mark.asyncio
+async def test_every_call_has_a_span_with_position_request_id_errno_and_parent():
+    exporter = InMemorySpanExporter()
+    spans = Spans(SimpleSpanProcessor(exporter))
+    service = Service(wrappers=(CallWatch([spans.observe]).wrap,))
+    address = await service.start("127.0.0.1:0")
+    try:
+        async with connect_aio(address) as client:
+            machine = await client.create_machine(DESCRIPTION, name="m")
+            process = await machine.spawn("x")
+            with pytest.raises(OSError, match=r"length_is_zero"):
+                await process.mmap(0, 0, RW, ANON)
+            await refused(client.machine("nowhere").info())
+    finally:
+        await service.stop(grace_s=1)
+        spans.close()
+    by_name = {span.name: span for span in exporter.get_finished_spans()}
+    attributes = by_name["contigmm.v1.MemoryService/Mmap"].attributes
+    assert attributes is not None
+    assert attributes["contigmm.errno"] == "EINVAL"
+    assert attributes["contigmm.machine_seq"] == 2
+    assert attributes["contigmm.request_id"]
+    missing = by_name["contigmm.v1.MachineService/GetMachine"].attributes
+    assert missing is not None
+    assert missing["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_a_span_is_the_child_of_who_called():
+    exporter = InMemorySpanExporter()
+    spans = Spans(SimpleSpanProcessor(exporter))
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    metadata = (("traceparent", f"00-{trace}-b7ad6b7169203331-01"),)
+    spans.observe(Ended("/s/M", None, None, metadata, grpc.StatusCode.UNKNOWN, 5, 7))
+    (span,) = exporter.get_finished_spans()
+    assert span.parent is not None
+    assert f"{span.context.trace_id:032x}" == trace
+    assert (span.start_time, span.end_time) == (5, 12)
+    assert not span.status.is_ok
+
+
+def test_a_log_line_is_json_and_says_in_which_call_it_was_written(capsys):
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logs.JsonFormatter())
+    logs.log.addHandler(handler)
+    try:
+        logs.observe(Ended("/s/M", None, None, (), grpc.StatusCode.OK, 5, 7000))  # not verbose
+        logs.observe(Ended("/s/M", None, None, (), grpc.StatusCode.INTERNAL, 5, 7000))
+    finally:
+        logs.log.removeHandler(handler)
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert (told["level"], told["code"], told["took_us"]) == ("ERROR", "INTERNAL", 7)
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:1", "example.org:1", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536"]
+)
+def test_only_loopback_is_shown_metrics(address):
+    with pytest.raises(SightError):
+        loopback(address)
+    assert loopback("127.0.0.1:0") == ("127.0.0.1", 0)
+    assert loopback("[::1]:80") == ("::1", 80)
+
+
+def test_durations_fall_in_the_bucket_that_they_do_not_exceed():
+    durations = Durations()
+    for seconds in (0.0, BOUNDS_S[3], 99.0):
+        durations.add(seconds)
+    counts = [count for _, count in durations.cumulative()]
+    assert counts == [1.0] * 3 + [2.0] * (len(BOUNDS_S) - 3) + [3.0]
