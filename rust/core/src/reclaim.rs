@@ -301,6 +301,7 @@ impl Memory {
             return 0;
         }
         if self.is_stock(head) {
+            self.map.clear_flags(head.pfn, page_flags::STOCK);
             self.free_pages(cpu, head.pfn, head.order);
             return nr;
         }

@@ -2,7 +2,7 @@
 
 use contigmm_core::import::Import;
 use contigmm_core::mem_map::PageClass;
-use contigmm_core::{BootSpec, Cpu, Gfp, Memory, Order, Pfn, VmEvent};
+use contigmm_core::{BootSpec, Cpu, Gfp, Memory, MigrateType, Order, Pfn, VmEvent};
 
 const CPU: Cpu = Cpu(0);
 
@@ -173,4 +173,69 @@ fn a_round_of_reclaim_looks_at_a_share_and_goes_on_where_it_stopped() {
         (15_000..16_000).contains(&passed_by),
         "{passed_by}, {stolen}"
     );
+}
+
+/// Pageblocks 0 and 1 in use but for every second frame, by pages that can move; in each further one
+/// what `free` says: free blocks of that order.
+fn with_targets(free: &[u8], types: &[MigrateType]) -> Memory {
+    let nr_blocks = u32::try_from(free.len()).expect("few");
+    let mut memory = boot((2 + nr_blocks) * 512);
+    let mut starts: Vec<u32> = (1..1024).step_by(2).collect();
+    let mut class = vec![PageClass::Anon as u8; starts.len()];
+    let mut free_pfn: Vec<u32> = (0..1024).step_by(2).collect();
+    let mut free_order = vec![0; free_pfn.len()];
+    for (&order, start) in free.iter().zip((1024..).step_by(512)) {
+        for at in (start..start + 512).step_by(1 << order) {
+            let is_free = order == 9 || (at >> order) % 2 == 0;
+            if is_free {
+                free_pfn.push(at);
+                free_order.push(order);
+            } else {
+                starts.extend(at..at + (1 << order));
+                class.extend(vec![PageClass::Kernel as u8; 1 << order]);
+            }
+        }
+    }
+    let nr = vec![1; starts.len()];
+    let types: Vec<u8> = types.iter().map(|&mt| mt as u8).collect();
+    let state = Import {
+        run_start: &starts,
+        run_nr: &nr,
+        run_class: &class,
+        run_order: &vec![0; starts.len()],
+        free_pfn: &free_pfn,
+        free_order: &free_order,
+        pageblock_mt: &types,
+        ..Import::default()
+    };
+    memory.import(&state).expect("it fits");
+    memory
+}
+
+/// How many pages that can move lie in a pageblock.
+fn moved_to(memory: &Memory, block: u32) -> usize {
+    let class = |pfn| memory.map().class(Pfn(pfn)) == PageClass::Anon;
+    (block * 512..(block + 1) * 512)
+        .filter(|&pfn| class(pfn))
+        .count()
+}
+
+#[test]
+fn compaction_fills_no_pageblock_of_another_type() {
+    use MigrateType::{Movable, Reclaimable, Unmovable};
+    let types = [Movable, Movable, Movable, Reclaimable, Unmovable];
+    let mut memory = with_targets(&[0, 0, 0], &types);
+    memory.compact_memory(CPU);
+    memory.check().expect("sound");
+    let moved = [2, 3, 4].map(|block| moved_to(&memory, block));
+    assert_eq!(moved, [256, 0, 0]);
+}
+
+#[test]
+fn compaction_breaks_up_no_free_pageblock() {
+    let mut memory = with_targets(&[0, 9, 9], &[MigrateType::Movable; 5]);
+    memory.compact_memory(CPU);
+    memory.check().expect("sound");
+    let moved = [2, 3, 4].map(|block| moved_to(&memory, block));
+    assert_eq!(moved, [256, 0, 0]);
 }
