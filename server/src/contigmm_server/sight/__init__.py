@@ -1,1 +1,1 @@
-"""What can be seen of a running server: metrics, spans, logs."""
+"""What can be seen of a running server: metrics, spans, logs, the dashboard."""

@@ -35,6 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--metrics", metavar="HOST:PORT", help="show metrics to Prometheus; loopback only"
     )
     sight.add_argument(
+        "--dashboard", metavar="HOST:PORT", help="show the machines in a browser; loopback only"
+    )
+    sight.add_argument(
         "--otlp-endpoint", metavar="URL", help="send a span of each call there, by OTLP over HTTP"
     )
     sight.add_argument(
@@ -58,8 +61,8 @@ def loopback(address: str) -> tuple[str, int]:
         inside = False
     if not inside:
         raise SightError(
-            f"{address} can be reached from outside; metrics are shown on loopback only, "
-            "without asking who looks"
+            f"{address} can be reached from outside; metrics and dashboard are shown on "
+            "loopback only, without asking who looks"
         )
     return host, int(port)
 
@@ -69,6 +72,7 @@ class Sight:
     """What was asked for; nothing of it costs anything otherwise."""
 
     metrics: tuple[str, int] | None = None
+    dashboard: tuple[str, int] | None = None
     watch: CallWatch | None = None
     spans: "Spans | None" = None
     refusals: dict[HostedMachine, Refusals] = field(default_factory=dict)
@@ -90,6 +94,8 @@ class Sight:
             observers.append(logs.observe)
         if args.metrics:
             sight.metrics = loopback(args.metrics)
+        if args.dashboard:
+            sight.dashboard = loopback(args.dashboard)
         try:
             if args.otlp_endpoint:
                 from contigmm_server.sight.spans import sending_to  # noqa: PLC0415 - an extra
@@ -110,7 +116,7 @@ class Sight:
 
     @property
     def _shows(self) -> bool:
-        return self.metrics is not None
+        return self.metrics is not None or self.dashboard is not None
 
     @property
     def wrappers(self) -> tuple[Wrapper, ...]:
@@ -143,6 +149,9 @@ class Sight:
         if self.metrics is not None:
             url = await self._site.show_metrics(*self.metrics)
             said.append(f"metrics at {url}")
+        if self.dashboard is not None:
+            url = await self._site.show_dashboard(*self.dashboard)
+            said.append(f"dashboard at {url}")
         return said
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The web server beside the gRPC server, in the same loop."""
+"""The web server beside the gRPC server, in the same loop: metrics and the dashboard."""
 
 import asyncio
 import ipaddress
@@ -10,6 +10,7 @@ from aiohttp import web
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.registry import Registry
 from contigmm_server.sight.calls import CallWatch
+from contigmm_server.sight.dashboard.pages import Pages
 from contigmm_server.sight.metrics import Metrics
 from contigmm_server.sight.refusals import Refusals
 
@@ -29,12 +30,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Site:
-    """What is shown over HTTP."""
+    """Up to two addresses of one web server."""
 
     def __init__(
         self, registry: Registry, calls: CallWatch, refusals: dict[HostedMachine, Refusals]
     ) -> None:
         self._metrics = Metrics(registry, calls, refusals)
+        self._pages = Pages(registry, refusals)
         self._runners: list[web.AppRunner] = []
 
     async def show_metrics(self, host: str, port: int) -> str:
@@ -46,6 +48,16 @@ class Site:
         app = web.Application(middlewares=[_guard])
         app.router.add_get("/metrics", self._show)
         return f"{await self._listen(app, host, port)}/metrics"
+
+    async def show_dashboard(self, host: str, port: int) -> str:
+        """Show the dashboard; give the address.
+
+        Raises:
+            OSError: It is taken.
+        """
+        app = web.Application(middlewares=[_guard], client_max_size=self._pages.most_bytes)
+        self._pages.add_to(app)
+        return f"{await self._listen(app, host, port)}/"
 
     async def _show(self, _request: web.Request) -> web.Response:
         text = await self._metrics.text()
@@ -60,7 +72,8 @@ class Site:
         return f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
 
     async def close(self) -> None:
-        """Show nothing any more."""
+        """Show nothing any more; who watches is told that it is over."""
+        self._pages.close()
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
 
 

@@ -1,0 +1,1 @@
+"""The dashboard: machines in a browser, as they are now."""

@@ -1,0 +1,82 @@
+// Free memory by order over the last minute, stacked; and the present numbers as a table.
+
+const SECONDS = 60;
+// Viridis, from small blocks (dark) to large ones (light).
+const SHADES = ["#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151", "#bddf26", "#fde725"];
+
+/** @typedef {{zone: string, free: number[], unusable: number[]}} Zone */
+
+export class FreeLists {
+  /** @param {HTMLCanvasElement} canvas @param {HTMLTableElement} table */
+  constructor(canvas, table) {
+    this.canvas = canvas;
+    this.table = table;
+    /** @type {{at: number, frames: number[]}[]} */
+    this.past = [];
+    this.told = 0;
+  }
+
+  reset() {
+    this.past = [];
+  }
+
+  /** @param {Zone[]} zones */
+  update(zones) {
+    const now = performance.now() / 1000;
+    const orders = zones[0]?.free.length ?? 0;
+    const frames = Array.from({ length: orders }, (_, order) =>
+      zones.reduce((sum, zone) => sum + zone.free[order] * 2 ** order, 0));
+    this.past.push({ at: now, frames });
+    while (this.past[0].at < now - SECONDS) this.past.shift();
+    if (now - this.told < 0.25) return;
+    this.told = now;
+    this.draw(now);
+    this.tell(zones, orders);
+  }
+
+  /** @param {number} now */
+  draw(now) {
+    const scale = window.devicePixelRatio || 1;
+    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
+    this.canvas.width = width * scale;
+    this.canvas.height = height * scale;
+    const pen = this.canvas.getContext("2d");
+    if (pen === null) return;
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    const most = Math.max(1, ...this.past.map(({ frames }) => frames.reduce((a, b) => a + b, 0)));
+    const x = (/** @type {number} */ at) => width * (1 - (now - at) / SECONDS);
+    const base = this.past.map(() => 0);
+    SHADES.forEach((shade, order) => {
+      pen.beginPath();
+      this.past.forEach(({ at }, i) => pen.lineTo(x(at), height * (1 - base[i] / most)));
+      this.past.forEach(({ frames }, i) => { base[i] += frames[order] ?? 0; });
+      for (let i = this.past.length - 1; i >= 0; i -= 1) pen.lineTo(x(this.past[i].at), height * (1 - base[i] / most));
+      pen.fillStyle = shade;
+      pen.fill();
+    });
+  }
+
+  /** @param {Zone[]} zones @param {number} orders */
+  tell(zones, orders) {
+    const head = ["zone", ...Array.from({ length: orders }, (_, order) => String(order))];
+    const rows = zones.flatMap(({ zone, free, unusable }) => [
+      [zone, ...free.map(String)],
+      ["unusable", ...unusable.map((share) => share.toFixed(2))],
+    ]);
+    fill(this.table, rows, head);
+  }
+}
+
+/**
+ * Give a table its rows as text.
+ * @param {HTMLTableElement} table @param {string[][]} rows @param {string[]} [head]
+ */
+export function fill(table, rows, head) {
+  const row = (/** @type {string[]} */ cells, /** @type {string} */ kind) => {
+    const line = document.createElement("tr");
+    line.append(...cells.map((text) => Object.assign(document.createElement(kind), { textContent: text })));
+    return line;
+  };
+  if (head && table.tHead) table.tHead.replaceChildren(row(head, "th"));
+  table.tBodies[0].replaceChildren(...rows.map((cells) => row(cells, "td")));
+}
