@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
+import uvloop
+
 from contigmm.description import MachineDescription
 from contigmm.errors import ContigmmError
 from contigmm.hosts import describe
@@ -164,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"contigmm serve: {error}\n")
             return UNUSABLE
     try:
-        asyncio.run(_serve(args, description, tls, sight))
+        uvloop.run(_serve(args, description, tls, sight))
     except (CannotListenError, ContigmmError, OSError) as error:
         sys.stderr.write(f"contigmm serve: {error}\n")
         return UNUSABLE
