@@ -277,8 +277,13 @@ impl Memory {
         };
         let own = if shared { 0 } else { Pte::EXCLUSIVE };
         let mut mapped = 0;
+        let mut table = None;
         for (at, pfn) in (vpn..).zip(self.run_frames(run, offset, nr)) {
-            let leaf = self.ensure_leaf(cpu, mm, at)?;
+            let leaf = match table {
+                Some(leaf) if slot_of(at, 0) != 0 => leaf,
+                _ => self.ensure_leaf(cpu, mm, at)?,
+            };
+            table = Some(leaf);
             let Owners {
                 tables, rmap, stat, ..
             } = &mut self.owners;
