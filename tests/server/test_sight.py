@@ -17,12 +17,15 @@ from test_serve import serving
 
 from contigmm.client import connect
 from contigmm.client.aio import connect as connect_aio
+from contigmm.sim.operation import Answer, Call, Operation
 from contigmm_server.durations import BOUNDS_S, Durations
+from contigmm_server.main import main
 from contigmm_server.service import Service
 from contigmm_server.sight import logs
 from contigmm_server.sight.calls import CallWatch, Ended
 from contigmm_server.sight.metrics import FAMILIES
 from contigmm_server.sight.options import SightError, loopback
+from contigmm_server.sight.refusals import Refusals
 from contigmm_server.sight.spans import Spans
 
 DOCS = Path(__file__).parents[2] / "docs" / "observability.md"
@@ -138,6 +141,22 @@ def test_only_loopback_is_shown_metrics(address):
         loopback(address)
     assert loopback("127.0.0.1:0") == ("127.0.0.1", 0)
     assert loopback("[::1]:80") == ("::1", 80)
+
+
+@pytest.mark.parametrize("door", ["--tokens", "--tls-client-ca"])
+@pytest.mark.parametrize("shown", ["--metrics", "--dashboard"])
+def test_tenants_are_not_shown_to_each_other_unasked(door, shown, capsys):
+    arguments = ["--tls-cert", "c", "--tls-key", "k", door, "file", shown, "127.0.0.1:0"]
+    assert main(arguments) == 2
+    assert "--show-all-tenants" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_a_word_of_its_own():
+    refusals = Refusals()
+    refusals.watched = True
+    refusals.note(1, Operation(Call.MMAP, 7, (0, 4096, 3, 0x22, -1, 0)), Answer(1, 0x7000))
+    (told,) = refusals.latest(0, 1)
+    assert told["args"] == ["0x0", "0x1000", "0x3", "0x22", "-1", "0x0"]
 
 
 def test_durations_fall_in_the_bucket_that_they_do_not_exceed():

@@ -38,6 +38,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--dashboard", metavar="HOST:PORT", help="show the machines in a browser; loopback only"
     )
     sight.add_argument(
+        "--show-all-tenants",
+        action="store_true",
+        help="where callers say who they are, show every tenant's machines to whoever is on this "
+        "computer all the same",
+    )
+    sight.add_argument(
         "--otlp-endpoint", metavar="URL", help="send a span of each call there, by OTLP over HTTP"
     )
     sight.add_argument(
@@ -67,6 +73,20 @@ def loopback(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _check_apart(args: argparse.Namespace) -> None:
+    """Let tenants see each other's machines only if that is meant.
+
+    Raises:
+        SightError: It has not been said.
+    """
+    asked = args.tokens is not None or args.tls_client_ca is not None
+    if asked and (args.metrics or args.dashboard) and not args.show_all_tenants:
+        raise SightError(
+            "metrics and dashboard ask nobody who looks, and callers of this server must say who "
+            "they are: --show-all-tenants shows every machine to whoever is on this computer"
+        )
+
+
 @dataclass(slots=True)
 class Sight:
     """What was asked for; nothing of it costs anything otherwise."""
@@ -83,8 +103,10 @@ class Sight:
         """Set up what the options ask for, logs included.
 
         Raises:
-            SightError: An address cannot be used, or a package is missing.
+            SightError: An address cannot be used, or a package is missing, or tenants that tokens
+                or certificates keep apart would be shown to each other.
         """
+        _check_apart(args)
         level = logging.INFO if args.verbose else logging.WARNING
         logging.basicConfig(level=level, format=_TEXT)
         sight, observers = cls(), list[Observer]()

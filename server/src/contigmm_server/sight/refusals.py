@@ -56,8 +56,13 @@ def _shown(seq: int, operation: Operation, answer: Answer) -> dict[str, Any]:
         "seq": seq,
         "call": Call(operation.call).name.lower(),
         "process": operation.process,
-        "args": [f"{argument:#x}" for argument in operation.args],
+        "args": [_word(argument) for argument in operation.args],
         "value": f"{answer.value:#x}",
         "errno": "" if answer.ok else errno_name(answer.errno or -answer.signal),
         "reason": str(answer.reason or ""),
     }
+
+
+def _word(argument: int) -> str:
+    """An argument as strace prints one: addresses, lengths and flags in hex, -1 for no file."""
+    return f"{argument:#x}" if argument >= 0 else str(argument)

@@ -54,6 +54,11 @@ export class FreeLists {
       pen.fillStyle = shade;
       pen.fill();
     });
+    const mebibytes = Math.round(most / 256);
+    pen.fillStyle = getComputedStyle(this.canvas).color;
+    pen.font = "12px sans-serif";
+    pen.fillText(`${mebibytes.toLocaleString("en")} MiB free`, 4, 14);
+    pen.fillText(`${SECONDS} s ago`, 4, height - 6);
   }
 
   /** @param {Zone[]} zones @param {number} orders */
@@ -64,6 +69,10 @@ export class FreeLists {
       ["unusable", ...unusable.map((share) => share.toFixed(2))],
     ]);
     fill(this.table, rows, head);
+    this.table.querySelectorAll("thead th").forEach((cell, column) => {
+      // The heading of an order is the legend of its colour.
+      if (column > 0) /** @type {HTMLElement} */ (cell).style.borderTop = `.35rem solid ${SHADES[column - 1]}`;
+    });
   }
 }
 
