@@ -4,8 +4,9 @@
 //! All pages stand in one ring in an order that is drawn from the seed: never in the order of frames,
 //! in which no real list stands and which would make whole pageblocks free. The ring is the
 //! permutation itself and a position. A generation is one turn: each folio has so many turns left as
-//! its flags say (`Memory::spare`), and those that came or were used since stay one turn more than
-//! those that were not, as the two lists of the kernel have it.
+//! its flags say (`Memory::spare`), and those that were used since stay one turn more than those that
+//! were not, as the two lists of the kernel have it. A page that came since has no turn of its own: it
+//! goes when the ring reaches its frame, which is drawn.
 
 use serde::{Deserialize, Serialize};
 
