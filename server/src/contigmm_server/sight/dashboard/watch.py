@@ -7,6 +7,7 @@ never changes.
 import asyncio
 import base64
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, Final
@@ -28,6 +29,8 @@ EVENTS: Final = 40
 RUNS: Final = 4096
 """Most contiguous runs told of."""
 _LOOK_US: Final = 3000.0
+
+log = logging.getLogger("contigmm_server")
 
 
 class Watch:
@@ -68,7 +71,9 @@ class Watch:
             self._told_seq = self.hosted.machine.seq
             self._seq = -1
             self._survey.renew()
+            self._looked = asyncio.Event()  # the last one is set for good: `stop`
             self._task = asyncio.create_task(self._look_on())
+            self._task.add_done_callback(self._ended)
 
     def _end(self) -> None:
         self._watchers -= 1
@@ -80,7 +85,14 @@ class Watch:
         """Look no more: nobody watches, or there is nothing to see."""
         if self._task is not None:
             self._task.cancel()
+            self._task = None
         self._looked.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Let the watchers of a look that failed go: they come again."""
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s cannot be looked at", self.hosted.name, exc_info=task.exception())
+            self._looked.set()
 
     async def _look_on(self) -> None:
         loop = asyncio.get_running_loop()
