@@ -204,6 +204,27 @@ async def test_a_torn_tail_is_what_was_not_acknowledged(tmp_path):
         assert (await client.machine("m").info()).seq == 4
 
 
+async def test_a_torn_first_command_is_not_followed_by_another_segment(tmp_path):
+    log = await _crashed(tmp_path)
+    data = log.read_bytes()
+    first = _offsets(data)[0]
+    log.write_bytes(data[: first + 20] + bytes(len(data) - first - 20))
+    for position in (1, 2):
+        async with served(tmp_path, crash=True) as (client, _):
+            await client.machine("m").spawn()
+            assert (await client.machine("m").info()).seq == position
+
+
+async def test_the_next_segment_seals_the_one_before_when_it_has_its_header(tmp_path):
+    log = await _crashed(tmp_path)
+    data = log.read_bytes()
+    last = _offsets(data)[-1]
+    log.write_bytes(data[: last + 20] + bytes(len(data) - last - 20))
+    log.with_name("00000001.log").write_bytes(bytes(4096))  # made, and nothing written yet
+    async with served(tmp_path) as (client, _):
+        assert (await client.machine("m").info()).seq == 4
+
+
 async def test_damage_before_what_had_been_synced_is_told(tmp_path):
     log = await _crashed(tmp_path)
     data = bytearray(log.read_bytes())

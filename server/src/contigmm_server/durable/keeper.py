@@ -118,6 +118,7 @@ class Keeper:
             index = store.next
             if replayer.commands:
                 log.info("%s: %d commands replayed", hosted.name, replayer.commands)
+            if index != base:  # a segment, if only of what a crash tore, is not to be followed
                 store.save(index, machine.snapshot(), service_state(hosted, replayer.chain))
                 store.prune()
             await self._begin(hosted, store, index, replayer.chain)

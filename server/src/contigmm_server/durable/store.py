@@ -117,14 +117,22 @@ class MachineStore:
             OSError: One cannot be read.
         """
         indices = [index for index in self._indices("log") if index >= first]
+        last = self._last_begun(indices)
         for expected, index in enumerate(indices, start=first):
             if index == until:
                 return
             if index != expected:
                 raise JournalError(f"{self.file(expected, 'log')} is missing")
             data = self.file(index, "log").read_bytes()
-            header, records = read(data, sealed=index != indices[-1])
+            header, records = read(data, sealed=index < last)
             yield Segment(index, header, records)
+
+    def _last_begun(self, indices: list[int]) -> int:
+        """Number of the last segment that has a header: those before it had been synced by then."""
+        for index in reversed(indices):
+            if read(self.file(index, "log").read_bytes(), sealed=False)[0] is not None:
+                return index
+        return -1
 
     def prune(self) -> None:
         """Remove what recovery no longer needs."""
