@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from contigmm.client.aio import Client, Machine, connect
 from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import Call, Operation
 from contigmm.v1 import machine_pb2
-from contigmm_server.durable import command, segment
+from contigmm_server.durable import checkpoint, command, segment
 from contigmm_server.durable.disk import File, OsDisk, OsFile
 from contigmm_server.durable.journal import Durability
 from contigmm_server.durable.keeper import Keeper
@@ -289,6 +291,19 @@ async def test_a_snapshot_is_made_beside_and_commands_go_on(tmp_path):
         ]
     async with served(tmp_path) as (client, _):
         assert await client.machine("m").examine() == before
+
+
+async def test_the_maker_of_a_snapshot_ends_with_its_server(tmp_path):
+    os.mkfifo(tmp_path / "00000000.snapshot")  # who reads it waits for ever
+    (tmp_path / "00000000.service").touch()
+    maker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "contigmm_server.durable.checkpoint", str(tmp_path), "1"),
+        stdin=asyncio.subprocess.PIPE,
+    )
+    assert maker.stdin is not None
+    maker.stdin.close()  # as the end of the server does
+    async with asyncio.timeout(60):
+        assert await maker.wait() == checkpoint.ORPHANED
 
 
 async def test_a_deleted_machine_is_gone_for_good(tmp_path):

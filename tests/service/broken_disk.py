@@ -1,8 +1,9 @@
 """Servers on a disk that loses what was not synced, and dies at named points.
 
 ``python broken_disk.py DATA`` reads one JSON object a line: ``fault`` (a point, or null), ``after``
-(die at its n-th passing), ``seed``, ``lie`` (sync tells what is not so). For each it forks a server
-and prints its pid; the server prints its address when it listens.
+(die at its n-th passing), ``seed``, ``lie`` (sync tells what is not so), ``snapshots`` (take one
+after the other). For each it forks a server and prints its pid; the server prints its address when
+it listens, and ``snapshot`` whenever one is in place. Segments stay in ``DATA/.segments``.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from contigmm_server.durable.disk import File, OsDisk, OsFile
 from contigmm_server.durable.journal import Durability
 from contigmm_server.durable.keeper import Keeper
 from contigmm_server.durable.store import Store
+from contigmm_server.hosted import HostedMachine
 from contigmm_server.service import Service
 
 POINTS = (
@@ -30,6 +33,8 @@ POINTS = (
 SECTOR = 512
 SEGMENT_BYTES = 64 << 10
 SNAPSHOT_S = 3600.0
+KEPT = ".segments"
+"""Where every segment is found, also one that a snapshot has made superfluous."""
 
 
 class Fate:
@@ -49,8 +54,7 @@ class Fate:
         return self._left <= 0
 
     def die(self) -> None:
-        sys.stdout.write("died\n")
-        sys.stdout.flush()
+        tell("died")
         os.kill(os.getpid(), signal.SIGKILL)
 
     def at(self, point: str) -> None:
@@ -102,6 +106,14 @@ class BrokenFile:
         self._file.close()
 
 
+def keep_segment(log: Path) -> None:
+    """Give a segment a second name that outlasts it."""
+    kept = log.parent.with_name(KEPT)
+    kept.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        os.link(log, kept / log.name)
+
+
 class BrokenDisk(OsDisk):
     def __init__(self, fate: Fate) -> None:
         self._fate = fate
@@ -113,12 +125,31 @@ class BrokenDisk(OsDisk):
         path.unlink()
         return BrokenFile(OsFile(path), self._fate)
 
+    def remove(self, path: Path) -> None:
+        if path.suffix == ".log":
+            keep_segment(path)
+        super().remove(path)
+
     def write_whole(self, path: Path, data: bytes) -> None:
         if self._fate.passes("replace"):
             path.with_name(f"{path.name}.new").write_bytes(data[: len(data) // 2])
             self._fate.die()
         super().write_whole(path, data)
         self._fate.at("replaced")
+
+
+async def take_snapshots(keeper: Keeper, hosted: HostedMachine, machine: Path) -> None:
+    """Take one after the other, and tell of each that is in place."""
+    while True:
+        before = max(machine.glob("*.snapshot"))
+        await keeper.snapshot(hosted)
+        if max(machine.glob("*.snapshot")) != before:
+            tell("snapshot")
+
+
+def tell(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 async def serve(data: Path, order: dict[str, Any]) -> None:
@@ -135,8 +166,9 @@ async def serve(data: Path, order: dict[str, Any]) -> None:
     registry.keeper = keeper
     if not registry.has("m"):
         await registry.boot("m", lambda: Machine.boot(describe("spec:small"), seed=1))
-    sys.stdout.write(f"listening {await service.start('127.0.0.1:0')}\n")
-    sys.stdout.flush()
+    tell(f"listening {await service.start('127.0.0.1:0')}")
+    if order["snapshots"]:
+        await take_snapshots(keeper, registry.machine("machines/m"), data / "m")
     await asyncio.Event().wait()
 
 
@@ -148,14 +180,11 @@ def main() -> None:
             try:
                 asyncio.run(serve(Path(sys.argv[1]), order))
             except BaseException as error:  # noqa: BLE001 - a forked child must not return
-                sys.stdout.write(f"failed {error!r}\n".replace("\n", " ").strip() + "\n")
-                sys.stdout.flush()
+                tell(f"failed {error!r}".replace("\n", " "))
                 os._exit(1)
-        sys.stdout.write(f"pid {pid}\n")
-        sys.stdout.flush()
+        tell(f"pid {pid}")
         os.waitpid(pid, 0)
-        sys.stdout.write("ended\n")
-        sys.stdout.flush()
+        tell("ended")
 
 
 if __name__ == "__main__":

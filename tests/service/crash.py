@@ -1,8 +1,10 @@
 """The crash test: servers die under load, and nothing that was acknowledged may be lost.
 
 ``python crash.py --kills N [--seed S] [--lie]``: 16 clients, each a connection of its own, ask for
-a mix of unary calls, batches and session batches. The server dies at random moments and at each
-named point of ``broken_disk``. After each death the journal is held against what clients were told.
+a mix of unary calls, batches, batches in columns, and batches of sessions sent ahead on streams;
+processes live on leases and with their streams. The server dies at random moments, at each named
+point of ``broken_disk``, and while it takes snapshots. After each death the journal is held against
+what clients were told.
 """
 
 import argparse
@@ -23,126 +25,23 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from broken_disk import POINTS
+from broken_disk import KEPT, POINTS, keep_segment
+from clients import MACHINE, Asker, SessionClient, UnaryClient
 from history import History, LostError
 
-from contigmm.client import channel, exchanges, wire
+from contigmm.client import channel, exchanges
 from contigmm.hosts import describe
-from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.machine import Machine
-from contigmm.sim.operation import Answer, Call, Operation
-from contigmm.v1 import batch_pb2, memory_pb2, operation_pb2
 
 CLIENTS = 16
-PAGE = 4096
-MACHINE = "machines/m"
-MMAP = (0, 4 * PAGE, 3, 0x22, -1, 0)
-CONTIG = (0, 64 * 1024, 3, 0x80022, -1, 0)
-
-
-class Client:
-    """One client: what it asked last and was not answered it asks again after a restart."""
-
-    def __init__(self, number: int, seed: int, history: History) -> None:
-        self._random = random.Random(seed * 1000 + number)
-        self._number = number
-        self._history = history
-        self._asked = 0
-        self._process = 0
-        self._mapped: list[int] = []
-        self._open: tuple[str, Any, list[Operation]] | None = None
-        self.answered = 0
-        self.retried = 0
-
-    async def run(self, address: str) -> None:
-        """Ask until the connection is gone."""
-        async with grpc.aio.insecure_channel(
-            address, options=(("grpc.use_local_subchannel_pool", 1),)
-        ) as connection:
-            methods = channel.methods(connection)
-            try:
-                while True:
-                    if self._open is None:
-                        self._open = self._next()
-                    else:
-                        self.retried += 1
-                    name, request, operations = self._open
-                    response = await methods[name](request, timeout=10)
-                    self._open = None
-                    self._told(operations, response)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    return
-                raise
-
-    def _next(self) -> tuple[str, Any, list[Operation]]:
-        self._asked += 1
-        request_id = f"{self._number}-{self._asked}"
-        if not self._process:
-            spec = exchanges.ProcessSpec("crash")
-            call = exchanges.spawn(MACHINE, request_id, spec)
-            return "SpawnProcess", call.request, [Operation(Call.SPAWN, 0, (0, 0, 0), SPEC)]
-        process = self._process
-        name = f"{MACHINE}/processes/{process}"
-        draw = self._random.random()
-        if draw < 0.15:
-            operations = [Operation(Call.MMAP, process, self._random.choice((MMAP, CONTIG)))]
-            operations.append(Operation(Call.TOUCH, process, (0, PAGE, 1), addr_from=0))
-            operations.append(Operation(Call.MUNMAP, process, (0, PAGE), addr_from=0))
-            batch = batch_pb2.Batch()
-            for operation in operations:
-                wire.add(operation, batch, None)
-            run = batch_pb2.RunBatchRequest(machine=MACHINE, batch=batch, request_id=request_id)
-            return "RunBatch", run, operations
-        if draw < 0.5 or not self._mapped:
-            args = self._random.choice((MMAP, CONTIG))
-            call = exchanges.mmap(name, request_id, args)
-            return "Mmap", call.request, [Operation(Call.MMAP, process, args)]
-        address = self._random.choice(self._mapped)
-        if draw < 0.7:
-            touch = memory_pb2.TouchRequest(
-                process=name,
-                call=operation_pb2.TouchCall(address=address, length=PAGE, write=True),
-                request_id=request_id,
-            )
-            return "Touch", touch, [Operation(Call.TOUCH, process, (address, PAGE, 1))]
-        self._mapped.remove(address)
-        call = exchanges.munmap(name, request_id, address, 4 * PAGE)
-        return "Munmap", call.request, [Operation(Call.MUNMAP, process, (address, 4 * PAGE))]
-
-    def _told(self, operations: list[Operation], response: Any) -> None:
-        self.answered += 1
-        if isinstance(response, batch_pb2.RunBatchResponse):
-            for operation, answer in zip(
-                operations, wire.answers(response.answers.answers), strict=True
-            ):
-                if answer.seq:
-                    self._history.told(operation, answer)
-            return
-        (operation,) = operations
-        answer = unary_answer(response)
-        if operation.call == Call.SPAWN:
-            self._process = answer.value
-        elif operation.call == Call.MMAP and answer.ok:
-            self._mapped.append(answer.value)
-        self._history.told(operation, answer)
-
-
-SPEC = SpawnSpec("crash").encode()
-
-
-def unary_answer(response: Any) -> Answer:
-    """A unary response as the library's answer."""
-    seq = response.machine_seq
-    if response.HasField("failure"):
-        failure = response.failure
-        return Answer(seq, errno=failure.errno, reason=wire.reason(failure.reason))
-    for name in ("address", "pages"):
-        if name in response.DESCRIPTOR.fields_by_name:
-            return Answer(seq, getattr(response, name))
-    if "process" in response.DESCRIPTOR.fields_by_name:
-        return Answer(seq, response.process.id)
-    return Answer(seq)
+SESSIONS = 6
+"""Clients of those that send batches of a session."""
+SHORT_S = 0.5
+"""Most that a life lasts."""
+LONG_S = 4.0
+"""Most that one with snapshots does."""
+SNAPSHOTS_EVERY = 8
+"""Of so many lives one takes snapshots, and lasts long enough for one to be in place."""
 
 
 class Launcher:
@@ -150,6 +49,8 @@ class Launcher:
 
     def __init__(self, data: Path) -> None:
         program = Path(__file__).with_name("broken_disk.py")
+        self.snapshots = 0
+        """Taken by running servers, and in place."""
         self._process = subprocess.Popen(
             [sys.executable, str(program), str(data)],
             stdin=subprocess.PIPE,
@@ -184,6 +85,7 @@ class Launcher:
         by_itself = False
         while (line := self._line()) != "ended":
             by_itself |= line == "died"
+            self.snapshots += line == "snapshot"
         return by_itself
 
     def close(self) -> None:
@@ -200,30 +102,39 @@ class Test:
         self._random = random.Random(seed)
         self._lie = lie
         self.history = History(Machine.boot(describe("spec:small"), seed=1))
-        self.clients = [Client(number, seed, self.history) for number in range(CLIENTS)]
+        self.clients: list[Asker] = [
+            (SessionClient if number < SESSIONS else UnaryClient)(number, seed, self.history)
+            for number in range(CLIENTS)
+        ]
         self.deaths: Counter[str] = Counter()
-        self._launcher = Launcher(data)
+        self.launcher = Launcher(data)
+        self._lives = 0
 
     async def round(self, fault: str | None) -> None:
         """One life of a server."""
         draw = self._random
+        self._lives += 1
+        snapshots = self._lives % SNAPSHOTS_EVERY == 0
         often = ("write", "write-torn", "sync", "sync-torn", "synced")
         after = 1 + draw.randrange(20 if fault in often else 1 + (fault or "").startswith("repl"))
         order = {"fault": fault, "after": after, "seed": draw.random(), "lie": self._lie}
-        pid, address = self._launcher.start(order)
+        pid, address = self.launcher.start({**order, "snapshots": snapshots})
         if not address:
             self.deaths[fault or "start"] += 1
             return
         loads = [asyncio.create_task(client.run(address)) for client in self.clients]
         looks = asyncio.create_task(self._look(address))
-        await asyncio.wait(loads, timeout=draw.uniform(0.05, 0.5))
+        longest_s = LONG_S if snapshots else SHORT_S
+        await asyncio.wait(loads, timeout=draw.uniform(0.05, longest_s))
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        by_itself = await asyncio.to_thread(self._launcher.wait)
+        by_itself = await asyncio.to_thread(self.launcher.wait)
         self.deaths[fault if by_itself and fault else "killed"] += 1
         await asyncio.gather(*loads, looks)
-        if (self._data / "m").is_dir():
-            self.history.follow(self._data / "m")
+        for log in (self._data / "m").glob("*.log"):
+            keep_segment(log)
+        if (self._data / KEPT).is_dir():
+            self.history.follow(self._data / KEPT)
 
     def every_point_was_hit(self, kills: int) -> bool:
         """Whether servers died at each named point, five times in 200 deaths."""
@@ -245,7 +156,7 @@ class Test:
                     raise
 
     def close(self) -> None:
-        self._launcher.close()
+        self.launcher.close()
 
 
 async def run(kills: int, *, seed: int, lie: bool, tell: Callable[[str], object]) -> int:
@@ -270,7 +181,7 @@ async def run(kills: int, *, seed: int, lie: bool, tell: Callable[[str], object]
         f"{sum(client.answered for client in test.clients)} acknowledged, "
         f"{sum(client.retried for client in test.clients)} asked again, {history.compared} answers "
         f"and {history.digests_compared} digests equal the library's, {history.library.seq} "
-        f"positions, {time.perf_counter() - began_s:.0f} s"
+        f"positions, {test.launcher.snapshots} snapshots, {time.perf_counter() - began_s:.0f} s"
     )
     return history.compared
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from contigmm.sim.machine import Machine
 from contigmm.sim.operation import Answer, Call, Operation
-from contigmm_server import codec
+from contigmm_server import codec, columns
 from contigmm_server.durable import kinds
 from contigmm_server.durable.disk import OsDisk
 from contigmm_server.durable.segment import Record
@@ -33,6 +33,10 @@ class History:
     """By machine_seq."""
     digests: dict[int, str] = field(default_factory=dict)
     ids: set[str] = field(default_factory=set)
+    sessions: dict[str, int] = field(default_factory=dict)
+    """Number of the last operation that each applied."""
+    followed: int = -1
+    """Number of the last segment that was read."""
     compared: int = 0
     digests_compared: int = 0
 
@@ -44,11 +48,15 @@ class History:
         self.acknowledged[answer.seq] = operation, answer
 
     def follow(self, path: Path) -> None:
-        """Read the journal as the crash left it, and run its new commands in the library."""
+        """Read the segments that a server began in its life, and run their commands.
+
+        ``path`` has all of them, also those that a snapshot made superfluous.
+        """
         store = MachineStore(path, OsDisk())
-        for segment in store.segments(store.base):
+        for segment in store.segments(self.followed + 1):
+            self.followed = segment.index
             for record in segment.records:
-                if record.seq >= self.library.seq and record.body:
+                if record.body:
                     self._run(record)
         lost = [seq for seq in self.acknowledged if seq > self.library.seq]
         if lost:
@@ -59,11 +67,13 @@ class History:
             raise LostError(f"the journal goes on at {record.seq}, after {self.library.seq}")
         self._compare_digest()
         operations, stop, request_id = decode(record)
-        if request_id:
+        answers = self.library.execute(operations, stop_on_refusal=stop)
+        if request_id and any(answer.seq for answer in answers):
             if request_id in self.ids:
                 raise LostError(f"request {request_id} was applied twice")
             self.ids.add(request_id)
-        answers = self.library.execute(operations, stop_on_refusal=stop)
+        if record.kind == kinds.OPERATE:
+            self._count(record, len(operations))
         for operation, answer in zip(operations, answers, strict=True):
             told = self.acknowledged.pop(answer.seq, None) if answer.seq else None
             if told is None:
@@ -71,6 +81,15 @@ class History:
             self.compared += 1
             if told[0].call != operation.call or told[1] != answer:
                 raise LostError(f"told {told}, the library has {operation} {answer}")
+
+    def _count(self, record: Record, operations: int) -> None:
+        """Hold that a session's operations are applied in order, none of them twice."""
+        session, request = kinds.read_operate(record.body)
+        first = (request.columns if request.HasField("columns") else request.batch).first_operation
+        last = self.sessions.get(session, 0)
+        if first != last + 1:
+            raise LostError(f"{session} went on with operation {first}, after {last}")
+        self.sessions[session] = last + operations
 
     def _compare_digest(self) -> None:
         told = self.digests.pop(self.library.seq, None)
@@ -87,11 +106,16 @@ def decode(record: Record) -> tuple[list[Operation], bool, str]:
         return [Operation(Call.EXIT, process, (0, cause)) for process in processes], False, ""
     if record.kind == kinds.OPERATE:
         _, message = kinds.read_operate(record.body)
+        if message.HasField("columns"):
+            return columns.decode(message.columns), message.columns.stop_on_refusal, ""
         return codec.decode(message.batch.operations), message.batch.stop_on_refusal, ""
     request: Any = kinds.UNARY[record.kind].request.FromString(record.body)
     if record.kind == 60:
         operations = codec.decode(request.batch.operations)
         return operations, request.batch.stop_on_refusal, request.request_id
+    if record.kind == 61:
+        operations = columns.decode(request.columns)
+        return operations, request.columns.stop_on_refusal, request.request_id
     if record.kind == 10:
         return [codec.spawn(request.spec)], False, request.request_id
     process = split_process(request.process)[1]

@@ -1,12 +1,14 @@
 """Makes the snapshot at the start of a segment: ``python -m contigmm_server.durable.checkpoint``.
 
 Arguments are the machine's directory and the segment's number. It runs beside the server, which
-goes on, and reads only what the server writes no more.
+goes on, and reads only what the server writes no more. When its standard input ends, so does it:
+the next server on the directory must not find it at work.
 """
 
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,8 @@ from contigmm_server.limits import Limits
 from contigmm_server.registry import Registry
 
 _NICENESS: Final = 10
+ORPHANED: Final = 3
+"""Exit status: the server ended first."""
 
 
 async def replayed(store: MachineStore, until: int | None = None) -> tuple[Registry, Replayer]:
@@ -46,10 +50,17 @@ async def _checkpoint(store: MachineStore, index: int) -> None:
     store.save(index, hosted.machine.snapshot(), service_state(hosted, replayer.chain))
 
 
+def _end_with_the_server() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(ORPHANED)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make one snapshot; give the exit status."""
     path, index = sys.argv[1:] if arguments is None else arguments
     os.nice(_NICENESS)
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
     try:
         asyncio.run(_checkpoint(MachineStore(Path(path), OsDisk()), int(index)))
     except (ContigmmError, OSError) as error:

@@ -50,6 +50,13 @@ class Disk(Protocol):
             OSError: The latter.
         """
 
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it is there.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+
 
 class OsFile:
     """A file of the operating system."""
@@ -95,6 +102,10 @@ class OsDisk:
             os.fsync(file.fileno())
         os.replace(fresh, path)
         sync_directory(path.parent)
+
+    def remove(self, path: Path) -> None:
+        """See :class:`Disk`."""
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -199,11 +199,14 @@ class Keeper:
     async def _make_snapshot(self, store: MachineStore, index: int) -> None:
         """Let another process make the snapshot at the start of segment ``index``."""
         command = (sys.executable, "-m", "contigmm_server.durable.checkpoint")
+        pipe = asyncio.subprocess.PIPE  # its standard input ends with this server: so does it
         process = await asyncio.create_subprocess_exec(
-            *command, str(store.path), str(index), stderr=asyncio.subprocess.PIPE
+            *command, str(store.path), str(index), stdin=pipe, stderr=pipe
         )
+        assert process.stderr is not None, "asked for a pipe"
         try:
-            _, errors = await process.communicate()
+            errors = await process.stderr.read()
+            await process.wait()
         except asyncio.CancelledError:
             process.kill()
             await process.wait()

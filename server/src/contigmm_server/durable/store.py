@@ -140,7 +140,7 @@ class MachineStore:
         for path in sorted(self.path.iterdir()):
             match = _NAME.fullmatch(path.name)
             if (match and int(match[1]) < base) or path.suffix == ".new":
-                path.unlink()
+                self.disk.remove(path)
 
 
 class Store:
