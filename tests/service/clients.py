@@ -34,6 +34,8 @@ SPAWN: Final = Operation(Call.SPAWN, 0, (0, 0, 0), SPEC)
 LEASES_S: Final = (0.1, 0.3, 1.0)
 AHEAD: Final = 3
 """Batches that a session sends before the first of them is answered."""
+FAILED_WRITE: Final = "Internal error from Core"
+"""What grpc says of a message that it could not send any more: the connection is gone."""
 _NAMES: Final = {Call.MMAP: "address", Call.TOUCH: "pages", Call.SPAWN: "process"}
 
 
@@ -127,7 +129,8 @@ class Asker:
             try:
                 await self.ask(channel.methods(connection))
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                gone = error.code() is grpc.StatusCode.UNAVAILABLE
+                if not gone and error.details() != FAILED_WRITE:
                     raise
 
     async def ask(self, methods: dict[str, Any]) -> None:
