@@ -31,7 +31,7 @@ use crate::zone::Zone;
 /// First bytes of every snapshot; the last one is the version.
 const MAGIC: &[u8; 8] = b"contigm\x04";
 const DIGEST_BYTES: usize = 32;
-const ZSTD_LEVEL: i32 = 1;
+const ZSTD_LEVEL: i32 = 3;
 
 impl Memory {
     /// The whole state, compressed.

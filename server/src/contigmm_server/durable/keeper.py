@@ -224,12 +224,10 @@ class Keeper:
         Raises:
             ServiceError: UNAVAILABLE, it may still be kept.
         """
-        kept = self._kept.pop(hosted.name)
-        await self._stop_watching(kept)
-        if hosted.journal is not None:
-            await hosted.journal.close()
+        store = self._kept[hosted.name].store
+        await self.abandon(hosted)
         try:
-            self._store.remove(kept.store)
+            self._store.remove(store)
         except OSError as error:
             raise unavailable(f"the machine may still be kept: {error.strerror}") from error
 
@@ -249,6 +247,13 @@ class Keeper:
             kept.store.prune()
         except OSError as error:
             log.error("%s: no snapshot at the end: %s", hosted.name, error)
+
+    async def abandon(self, hosted: HostedMachine) -> None:
+        """Write the journal to its end and leave it so, without a snapshot: to be recovered."""
+        kept = self._kept.pop(hosted.name)
+        await self._stop_watching(kept)
+        if hosted.journal is not None:
+            await hosted.journal.close()
 
     async def _stop_watching(self, kept: _Kept) -> None:
         if kept.watch is not None:
