@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from contigmm.bench import rpc
@@ -10,10 +11,13 @@ from contigmm.cli import main
 WAYS = {
     "empty_unary",
     "mmap_unary",
+    "mmap_unary_none",
     "mmap_unary_group",
+    "mmap_unary_full",
     "stream_1",
     "stream_256",
     "columnar",
+    "kmem_columns",
     "in_process",
 }
 
@@ -21,7 +25,7 @@ WAYS = {
 def test_the_report_has_every_way_of_calling(monkeypatch, capsys):
     for name, few in {"CLIENTS": 2, "UNARY_CALLS": 32, "STREAM_MESSAGES": 8}.items():
         monkeypatch.setattr(rpc, name, few)
-    for name in ("BATCHES", "PACKED_BATCHES"):
+    for name in ("BATCHES", "PACKED_BATCHES", "EVENT_BATCHES"):
         monkeypatch.setattr(rpc, name, 1)
     assert main(["bench", "rpc", "--rounds", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -50,3 +54,24 @@ def test_a_server_that_does_not_start_is_said():
         rpc.serving("contigmm_server.main", "--machine", "spec:nothing"),
     ):
         pass
+
+
+def test_recorded_events_are_what_a_kernel_could_have_told():
+    from contigmm.hosts import describe
+    from contigmm.phys import KmemReplay
+    from contigmm.sim.boot import boot_memory
+
+    events = rpc.kmem_events(8 * 4 * 63)
+    memory = boot_memory(describe(rpc.MACHINE), seed=0, cpus=None, costs=False)
+    free = memory.buddyinfo().tolist()
+    found = KmemReplay(memory).run(
+        step=np.frombuffer(events.steps, "u1"),
+        cpu=np.frombuffer(events.cpus, "u1"),
+        zone=np.frombuffer(events.zones, "u1"),
+        order=np.zeros(len(events.steps), "u1"),
+        migratetype=np.frombuffer(events.migratetypes, "u1"),
+        handle=np.frombuffer(events.handles, "<u4"),
+    )
+    assert found["taken"] == 8 * 63
+    assert (found["silent"], found["missing"], found["unknown_frees"]) == (0, 0, 0)
+    assert memory.buddyinfo().tolist() == free, "all that was taken has come back"

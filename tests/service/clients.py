@@ -36,6 +36,8 @@ AHEAD: Final = 3
 """Batches that a session sends before the first of them is answered."""
 FAILED_WRITE: Final = "Internal error from Core"
 """What grpc says of a message that it could not send any more: the connection is gone."""
+DIGESTS: Final = 0.05
+"""Share of batches that ask for the digest of the state."""
 _NAMES: Final = {Call.MMAP: "address", Call.TOUCH: "pages", Call.SPAWN: "process"}
 
 
@@ -178,6 +180,8 @@ class UnaryClient(Asker):
 
     def _answers(self, operations: list[Operation], response: Any) -> list[Answer]:
         if isinstance(response, batch_pb2.RunBatchResponse):
+            if response.answers.state_digest:
+                self.history.digests[response.answers.machine_seq] = response.answers.state_digest
             return wire.answers(response.answers.answers)
         if isinstance(response, batch_pb2.RunColumnsResponse):
             return column_answers(response.answers)
@@ -212,6 +216,7 @@ class UnaryClient(Asker):
             )
             return "RunColumns", packed, operations
         batch = batch_of(operations)
+        batch.state_digest = self.random.random() < DIGESTS
         run = batch_pb2.RunBatchRequest(machine=MACHINE, batch=batch, request_id=request_id)
         return "RunBatch", run, operations
 

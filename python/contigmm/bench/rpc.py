@@ -2,10 +2,12 @@
 
 One operation is ``mmap(MAP_CONTIG, 64 KiB)`` in the unary case, and alternately that and the munmap
 of the same range in all others. ``mmap_unary_group`` is ``mmap_unary`` with a journal that is
-synced in groups, on the disk of the temporary directory. Start: ``spec:medium``, nothing mapped, a
-channel for every client. Each round runs every way once, so that what else the computer does falls
-on all alike. CPU time is the kernel's account of the server's threads
-(/proc/PID/task/*/schedstat).
+synced in groups, on the disk of the temporary directory; ``mmap_unary_full`` and
+``mmap_unary_none`` are those durabilities. One of ``kmem_columns`` is a recorded event of a
+kernel's page allocator: refills of 63 frames, their use, their return and the drain. Start:
+``spec:medium``, nothing mapped, a channel for every client. Each round runs every way once, so that
+what else the computer does falls on all alike. CPU time is the kernel's account of the server's
+threads (/proc/PID/task/*/schedstat).
 """
 
 import asyncio
@@ -13,8 +15,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,12 +28,12 @@ import grpc.aio
 import numpy as np
 
 from contigmm.abi import MAP_ANONYMOUS, MAP_CONTIG, MAP_PRIVATE, PROT_READ, PROT_WRITE
-from contigmm.client import channel
+from contigmm.client import channel, exchanges
 from contigmm.client.aio import Client, Machine, Process, Stream
 from contigmm.hosts import describe
 from contigmm.sim.machine import Machine as LibraryMachine
 from contigmm.sim.operation import Call, Operation
-from contigmm.v1 import batch_pb2, machine_pb2, machine_pb2_grpc
+from contigmm.v1 import batch_pb2, machine_pb2, machine_pb2_grpc, replay_pb2
 
 SCHEMA: Final = "bench-rpc/1"
 MACHINE: Final = "spec:medium"
@@ -42,6 +44,7 @@ MEMLOCK: Final = {"MEMLOCK": (2**64 - 1, 2**64 - 1)}
 
 T = TypeVar("T")
 
+DURABILITIES: Final = ("none", "group", "full")
 CLIENTS: Final = 16
 ROUNDS: Final = 9
 UNARY_CALLS: Final = 2_048
@@ -51,6 +54,12 @@ BATCH: Final = 256
 BATCHES: Final = 60
 PACKED: Final = 1_024
 PACKED_BATCHES: Final = 20
+EVENTS: Final = 1 << 18
+EVENT_BATCHES: Final = 4
+_REFILL: Final = 63
+_CPUS: Final = 4
+_FIRST_FRAME: Final = 1 << 20  # of ZONE_NORMAL, the third zone
+_HANDLES: Final = 1 << 17
 
 
 def cpu_ns(pid: int) -> int:
@@ -94,8 +103,8 @@ class Measured:
             "ops_per_s": round(median(self.ops_per_s)),
             "p50_us": round(float(p50), 1),
             "p99_us": round(float(p99), 1),
-            "server_cpu_us_per_op": round(median(self.cpu_us), 2),
-            "server_cpu_us_per_op_min": round(min(self.cpu_us), 2),
+            "server_cpu_us_per_op": round(median(self.cpu_us), 3),
+            "server_cpu_us_per_op_min": round(min(self.cpu_us), 3),
             "rounds": len(self.cpu_us),
         }
 
@@ -165,6 +174,23 @@ def columns(process: int, count: int) -> batch_pb2.Columns:
     )
 
 
+def kmem_events(count: int) -> replay_pb2.KmemEvents:
+    """``count`` events of order 0: a refill on each CPU in turn, allocs, frees, drains, again."""
+    number = np.arange(count)
+    cycle, place = np.divmod(number, 4 * _REFILL)
+    phase, index = np.divmod(place, _REFILL)
+    refill, drain, alloc, free = 0, 2, 4, 5
+    steps = np.array([refill, alloc, free, drain], "u1")[phase]
+    handles = _FIRST_FRAME + (cycle * _REFILL + index) % _HANDLES
+    return replay_pb2.KmemEvents(
+        steps=steps.tobytes(),
+        cpus=(cycle % _CPUS).astype("u1").tobytes(),
+        zones=np.full(count, 2, "u1").tobytes(),
+        migratetypes=np.full(count, 1, "u1").tobytes(),
+        handles=handles.astype("<u4").tobytes(),
+    )
+
+
 @dataclass(slots=True)
 class _Caller:
     """One client of the deployed server: a process of the machine, and a stream."""
@@ -176,40 +202,49 @@ class _Caller:
 class Bench:
     """All ways of calling, measured in turn."""
 
-    def __init__(self, pid: int, echo_pid: int, group_pid: int) -> None:
-        """Measure three processes: the server, the echo, and the server with a journal."""
+    def __init__(self, pid: int, echo_pid: int, journal_pids: Mapping[str, int]) -> None:
+        """Measure the server, the echo, and the servers with a journal, by their durability."""
         self._pid = pid
         self._echo_pid = echo_pid
-        self._group_pid = group_pid
+        self._journal_pids = journal_pids
         self._callers: list[_Caller] = []
-        self._group_callers: list[_Caller] = []
+        self._journal_callers: dict[str, list[_Caller]] = {mode: [] for mode in journal_pids}
         self._echoes: list[Any] = []
         self._library = LibraryMachine.boot(describe(MACHINE))
         self._library_process = self._library.spawn(rlimits=MEMLOCK).id
         self.empty_unary = Measured("empty_unary", CLIENTS)
         self.mmap_unary = Measured("mmap_unary", CLIENTS)
-        self.mmap_unary_group = Measured("mmap_unary_group", CLIENTS)
+        self.mmap_unary_journal = {
+            mode: Measured(f"mmap_unary_{mode}", CLIENTS) for mode in journal_pids
+        }
         self.stream_1 = Measured("stream_1", CLIENTS)
         self.stream_256 = Measured("stream_256", 1)
         self.columnar = Measured("columnar", 1)
+        self.kmem_columns = Measured("kmem_columns", 1)
         self.in_process = Measured("in_process", 1)
         self._ways = (
             self.empty_unary,
             self.mmap_unary,
-            self.mmap_unary_group,
+            *self.mmap_unary_journal.values(),
             self.stream_1,
             self.stream_256,
             self.columnar,
+            self.kmem_columns,
             self.in_process,
         )
 
     async def connect(
-        self, address: str, echo_address: str, group_address: str, stack: AsyncExitStack
+        self,
+        address: str,
+        echo_address: str,
+        journal_addresses: Mapping[str, str],
+        stack: AsyncExitStack,
     ) -> None:
         """Open a channel, a process and a stream for every client."""
         for _ in range(CLIENTS):
             self._callers.append(await _caller(address, stack))
-            self._group_callers.append(await _caller(group_address, stack))
+            for mode, callers in self._journal_callers.items():
+                callers.append(await _caller(journal_addresses[mode], stack))
             echo = grpc.aio.insecure_channel(echo_address, options=channel.OPTIONS)
             await stack.enter_async_context(echo)
             self._echoes.append(machine_pb2_grpc.MachineServiceStub(echo))
@@ -227,14 +262,17 @@ class Bench:
             await asyncio.gather(*(_call_echo(echo, meter) for echo in self._echoes))
         with _Meter(self.mmap_unary, self._pid) as meter:
             await _map_in_turns(self._callers, meter)
-        with _Meter(self.mmap_unary_group, self._group_pid) as meter:
-            await _map_in_turns(self._group_callers, meter)
+        for mode, measured in self.mmap_unary_journal.items():
+            with _Meter(measured, self._journal_pids[mode]) as meter:
+                await _map_in_turns(self._journal_callers[mode], meter)
         with _Meter(self.stream_1, self._pid) as meter:
             await asyncio.gather(*(_map_and_unmap(caller, meter) for caller in self._callers))
         with _Meter(self.stream_256, self._pid) as meter:
             await _send_batches(self._callers[0], meter)
         with _Meter(self.columnar, self._pid) as meter:
             await _send_columns(self._callers[0].process, meter)
+        with _Meter(self.kmem_columns, self._pid) as meter:
+            await _replay(self._callers[0].process.machine.client, meter)
         with _Meter(self.in_process, os.getpid()) as meter:
             await self._execute_in_process(meter)
 
@@ -305,17 +343,36 @@ async def _send_columns(process: Process, meter: _Meter) -> None:
         await meter.timed(process.machine.execute_columns(batch), PACKED)
 
 
+async def _replay(client: Client, meter: _Meter) -> None:
+    """One recording; its beginning, which boots a memory, is not measured."""
+    events = replay_pb2.ReplayKmemRequest(events=kmem_events(EVENTS))
+    with meter.paused():
+        call = client.replay_kmem()
+        for request in exchanges.replay_opening(describe(MACHINE).to_bytes()):
+            await call.write(request)
+        await call.write(replay_pb2.ReplayKmemRequest(events=kmem_events(_REFILL)))
+        await call.read()
+    for _ in range(EVENT_BATCHES):
+        await call.write(events)
+        await meter.timed(call.read(), EVENTS)
+    await call.done_writing()
+    if await call.code() is not grpc.StatusCode.OK:
+        raise RuntimeError(f"the replay was refused: {await call.details()}")
+
+
 async def _measure(rounds: int) -> list[dict[str, object]]:
     command = ("contigmm_server.main", "--listen", "127.0.0.1:0", "--machine", MACHINE)
-    with (
-        TemporaryDirectory(prefix="contigmm-bench-") as data,
-        serving(*command) as (pid, address),
-        serving(*command, "--data", data) as (group_pid, group_address),
-        serving("contigmm.bench.echo") as (echo_pid, echo),
-    ):
+    with ExitStack() as servers:
+        pid, address = servers.enter_context(serving(*command))
+        echo_pid, echo = servers.enter_context(serving("contigmm.bench.echo"))
+        journal_pids, journal_addresses = {}, {}
+        for mode in DURABILITIES:
+            data = servers.enter_context(TemporaryDirectory(prefix="contigmm-bench-"))
+            kept = serving(*command, "--data", data, "--durability", mode)
+            journal_pids[mode], journal_addresses[mode] = servers.enter_context(kept)
         async with AsyncExitStack() as stack:
-            bench = Bench(pid, echo_pid, group_pid)
-            await bench.connect(address, echo, group_address, stack)
+            bench = Bench(pid, echo_pid, journal_pids)
+            await bench.connect(address, echo, journal_addresses, stack)
             await bench.round()  # code, connections and per-CPU lists get warm
             bench.forget()
             for _ in range(rounds):

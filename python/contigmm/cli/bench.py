@@ -81,7 +81,7 @@ def rpc(json_: Json = False, rounds: Rounds = 9) -> None:
 
 def _line(row: dict[str, Any]) -> str:
     return (
-        f"{row['name']:12} {row['server_cpu_us_per_op']:8.1f} us CPU/op"
+        f"{row['name']:16} {row['server_cpu_us_per_op']:8.2f} us CPU/op"
         f" {row['ops_per_s']:8} ops/s, p50 {row['p50_us']:.0f} us, p99 {row['p99_us']:.0f} us,"
         f" {row['clients']} clients"
     )

@@ -79,6 +79,10 @@ class Client:
         """Open a stream of batches: see ``Machine.stream``."""
         return self._methods["Operate"]()
 
+    def replay_kmem(self) -> Any:
+        """Open a replay of a recording, to which messages of replay.proto are written."""
+        return self._methods["ReplayKmem"]()
+
     async def _send(self, method: str, requests: Iterator[Any]) -> "Machine":
         try:
             response = await self._methods[method](requests)

@@ -12,6 +12,7 @@ from contigmm.v1 import (
     machine_pb2_grpc,
     memory_pb2_grpc,
     process_pb2_grpc,
+    replay_pb2_grpc,
     view_pb2_grpc,
 )
 
@@ -62,6 +63,7 @@ def methods(channel: Any, door: Door = NO_DOOR) -> dict[str, Any]:
         memory_pb2_grpc.MemoryServiceStub(channel),
         batch_pb2_grpc.BatchServiceStub(channel),
         view_pb2_grpc.ViewServiceStub(channel),
+        replay_pb2_grpc.ReplayServiceStub(channel),
     )
     found = {name: method for stub in stubs for name, method in vars(stub).items()}
     metadata = door.metadata

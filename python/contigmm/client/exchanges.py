@@ -10,7 +10,15 @@ from google.protobuf.duration_pb2 import Duration
 
 from contigmm.client import wire
 from contigmm.sim.operation import Answer, Operation
-from contigmm.v1 import batch_pb2, machine_pb2, memory_pb2, operation_pb2, process_pb2, view_pb2
+from contigmm.v1 import (
+    batch_pb2,
+    machine_pb2,
+    memory_pb2,
+    operation_pb2,
+    process_pb2,
+    replay_pb2,
+    view_pb2,
+)
 
 T = TypeVar("T")
 
@@ -405,6 +413,13 @@ def upload(
     yield machine_pb2.UploadMachineRequest(header=header)
     for chunk in chunks(packed):
         yield machine_pb2.UploadMachineRequest(chunk=chunk)
+
+
+def replay_opening(packed: bytes) -> Iterator[replay_pb2.ReplayKmemRequest]:
+    """The messages before the first events of a replay: what the memory was, packed."""
+    yield replay_pb2.ReplayKmemRequest(header=replay_pb2.ReplayHeader())
+    for chunk in chunks(packed):
+        yield replay_pb2.ReplayKmemRequest(chunk=chunk)
 
 
 def restore(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from contigmm.v1 import operation_pb2 as contigmm_dot_v1_dot_operation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63ontigmm/v1/batch.proto\x12\x0b\x63ontigmm.v1\x1a\x1b\x63ontigmm/v1/operation.proto\"e\n\x05\x42\x61tch\x12\x17\n\x0f\x66irst_operation\x18\x01 \x01(\x04\x12*\n\noperations\x18\x02 \x03(\x0b\x32\x16.contigmm.v1.Operation\x12\x17\n\x0fstop_on_refusal\x18\x03 \x01(\x08\"b\n\x0c\x42\x61tchAnswers\x12\x17\n\x0f\x66irst_operation\x18\x01 \x01(\x04\x12$\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x13.contigmm.v1.Answer\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\"\xae\x01\n\x07\x43olumns\x12\x17\n\x0f\x66irst_operation\x18\x01 \x01(\x04\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x0c\x12\x11\n\tprocesses\x18\x03 \x01(\x0c\x12\x11\n\taddr_from\x18\x04 \x01(\x0c\x12\r\n\x05\x66irst\x18\x05 \x01(\x0c\x12\x0e\n\x06second\x18\x06 \x01(\x0c\x12\r\n\x05third\x18\x07 \x01(\x0c\x12\x0e\n\x06\x66ourth\x18\x08 \x01(\x0c\x12\x17\n\x0fstop_on_refusal\x18\t \x01(\x08\"|\n\rColumnAnswers\x12\x17\n\x0f\x66irst_operation\x18\x01 \x01(\x04\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65rrnos\x18\x03 \x01(\x0c\x12\x0f\n\x07reasons\x18\x04 \x01(\x0c\x12\x0c\n\x04seqs\x18\x05 \x01(\x0c\x12\x13\n\x0bmachine_seq\x18\x06 \x01(\x04\"Y\n\x0fRunBatchRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12!\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x12.contigmm.v1.Batch\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x10RunBatchResponse\x12*\n\x07\x61nswers\x18\x01 \x01(\x0b\x32\x19.contigmm.v1.BatchAnswers\"_\n\x11RunColumnsRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12%\n\x07\x63olumns\x18\x02 \x01(\x0b\x32\x14.contigmm.v1.Columns\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x12RunColumnsResponse\x12+\n\x07\x61nswers\x18\x01 \x01(\x0b\x32\x1a.contigmm.v1.ColumnAnswers\"\x90\x01\n\x0eOperateRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.contigmm.v1.OpenSessionH\x00\x12#\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x12.contigmm.v1.BatchH\x00\x12\'\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x14.contigmm.v1.ColumnsH\x00\x42\x06\n\x04part\"A\n\x0bOpenSession\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x10\n\x08received\x18\x03 \x01(\x04\"_\n\rSessionOpened\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0clast_applied\x18\x02 \x01(\x04\x12\x12\n\nfirst_kept\x18\x03 \x01(\x04\x12\x13\n\x0bmachine_seq\x18\x04 \x01(\x04\"\xa4\x01\n\x0fOperateResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.contigmm.v1.SessionOpenedH\x00\x12,\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x19.contigmm.v1.BatchAnswersH\x00\x12-\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1a.contigmm.v1.ColumnAnswersH\x00\x42\x06\n\x04part2\xf0\x01\n\x0c\x42\x61tchService\x12G\n\x08RunBatch\x12\x1c.contigmm.v1.RunBatchRequest\x1a\x1d.contigmm.v1.RunBatchResponse\x12M\n\nRunColumns\x12\x1e.contigmm.v1.RunColumnsRequest\x1a\x1f.contigmm.v1.RunColumnsResponse\x12H\n\x07Operate\x12\x1b.contigmm.v1.OperateRequest\x1a\x1c.contigmm.v1.OperateResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63ontigmm/v1/batch.proto\x12\x0b\x63ontigmm.v1\x1a\x1b\x63ontigmm/v1/operation.proto\"{\n\x05\x42\x61tch\x12\x17\n\x0f\x66irst_operation\x18\x01 \x01(\x04\x12*\n\noperations\x18\x02 \x03(\x0b\x32\x16.contigmm.v1.Operation\x12\x17\n\x0fstop_on_refusal\x18\x03 \x01(\x08\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"x\n\x0c\x42\x61tchAnswers\x12\x17\n\x0f\x66irst_operation\x18\x01 \x01(\x04\x12$\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x13.contigmm.v1.Answer\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x04 \x01(\t\"\xc4\x01\n\x07\x43olumns\x12\x17\n\x0f\x66irst_operation\x18\x01 \x01(\x04\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x0c\x12\x11\n\tprocesses\x18\x03 \x01(\x0c\x12\x11\n\taddr_from\x18\x04 \x01(\x0c\x12\r\n\x05\x66irst\x18\x05 \x01(\x0c\x12\x0e\n\x06second\x18\x06 \x01(\x0c\x12\r\n\x05third\x18\x07 \x01(\x0c\x12\x0e\n\x06\x66ourth\x18\x08 \x01(\x0c\x12\x17\n\x0fstop_on_refusal\x18\t \x01(\x08\x12\x14\n\x0cstate_digest\x18\n \x01(\x08\"\x92\x01\n\rColumnAnswers\x12\x17\n\x0f\x66irst_operation\x18\x01 \x01(\x04\x12\x0e\n\x06values\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65rrnos\x18\x03 \x01(\x0c\x12\x0f\n\x07reasons\x18\x04 \x01(\x0c\x12\x0c\n\x04seqs\x18\x05 \x01(\x0c\x12\x13\n\x0bmachine_seq\x18\x06 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x07 \x01(\t\"Y\n\x0fRunBatchRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12!\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x12.contigmm.v1.Batch\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x10RunBatchResponse\x12*\n\x07\x61nswers\x18\x01 \x01(\x0b\x32\x19.contigmm.v1.BatchAnswers\"_\n\x11RunColumnsRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12%\n\x07\x63olumns\x18\x02 \x01(\x0b\x32\x14.contigmm.v1.Columns\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x12RunColumnsResponse\x12+\n\x07\x61nswers\x18\x01 \x01(\x0b\x32\x1a.contigmm.v1.ColumnAnswers\"\x90\x01\n\x0eOperateRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.contigmm.v1.OpenSessionH\x00\x12#\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x12.contigmm.v1.BatchH\x00\x12\'\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x14.contigmm.v1.ColumnsH\x00\x42\x06\n\x04part\"A\n\x0bOpenSession\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x10\n\x08received\x18\x03 \x01(\x04\"_\n\rSessionOpened\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0clast_applied\x18\x02 \x01(\x04\x12\x12\n\nfirst_kept\x18\x03 \x01(\x04\x12\x13\n\x0bmachine_seq\x18\x04 \x01(\x04\"\xa4\x01\n\x0fOperateResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.contigmm.v1.SessionOpenedH\x00\x12,\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x19.contigmm.v1.BatchAnswersH\x00\x12-\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1a.contigmm.v1.ColumnAnswersH\x00\x42\x06\n\x04part2\xf0\x01\n\x0c\x42\x61tchService\x12G\n\x08RunBatch\x12\x1c.contigmm.v1.RunBatchRequest\x1a\x1d.contigmm.v1.RunBatchResponse\x12M\n\nRunColumns\x12\x1e.contigmm.v1.RunColumnsRequest\x1a\x1f.contigmm.v1.RunColumnsResponse\x12H\n\x07Operate\x12\x1b.contigmm.v1.OperateRequest\x1a\x1c.contigmm.v1.OperateResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contigmm.v1.batch_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BATCH']._serialized_start=69
-  _globals['_BATCH']._serialized_end=170
-  _globals['_BATCHANSWERS']._serialized_start=172
-  _globals['_BATCHANSWERS']._serialized_end=270
-  _globals['_COLUMNS']._serialized_start=273
-  _globals['_COLUMNS']._serialized_end=447
-  _globals['_COLUMNANSWERS']._serialized_start=449
-  _globals['_COLUMNANSWERS']._serialized_end=573
-  _globals['_RUNBATCHREQUEST']._serialized_start=575
-  _globals['_RUNBATCHREQUEST']._serialized_end=664
-  _globals['_RUNBATCHRESPONSE']._serialized_start=666
-  _globals['_RUNBATCHRESPONSE']._serialized_end=728
-  _globals['_RUNCOLUMNSREQUEST']._serialized_start=730
-  _globals['_RUNCOLUMNSREQUEST']._serialized_end=825
-  _globals['_RUNCOLUMNSRESPONSE']._serialized_start=827
-  _globals['_RUNCOLUMNSRESPONSE']._serialized_end=892
-  _globals['_OPERATEREQUEST']._serialized_start=895
-  _globals['_OPERATEREQUEST']._serialized_end=1039
-  _globals['_OPENSESSION']._serialized_start=1041
-  _globals['_OPENSESSION']._serialized_end=1106
-  _globals['_SESSIONOPENED']._serialized_start=1108
-  _globals['_SESSIONOPENED']._serialized_end=1203
-  _globals['_OPERATERESPONSE']._serialized_start=1206
-  _globals['_OPERATERESPONSE']._serialized_end=1370
-  _globals['_BATCHSERVICE']._serialized_start=1373
-  _globals['_BATCHSERVICE']._serialized_end=1613
+  _globals['_BATCH']._serialized_end=192
+  _globals['_BATCHANSWERS']._serialized_start=194
+  _globals['_BATCHANSWERS']._serialized_end=314
+  _globals['_COLUMNS']._serialized_start=317
+  _globals['_COLUMNS']._serialized_end=513
+  _globals['_COLUMNANSWERS']._serialized_start=516
+  _globals['_COLUMNANSWERS']._serialized_end=662
+  _globals['_RUNBATCHREQUEST']._serialized_start=664
+  _globals['_RUNBATCHREQUEST']._serialized_end=753
+  _globals['_RUNBATCHRESPONSE']._serialized_start=755
+  _globals['_RUNBATCHRESPONSE']._serialized_end=817
+  _globals['_RUNCOLUMNSREQUEST']._serialized_start=819
+  _globals['_RUNCOLUMNSREQUEST']._serialized_end=914
+  _globals['_RUNCOLUMNSRESPONSE']._serialized_start=916
+  _globals['_RUNCOLUMNSRESPONSE']._serialized_end=981
+  _globals['_OPERATEREQUEST']._serialized_start=984
+  _globals['_OPERATEREQUEST']._serialized_end=1128
+  _globals['_OPENSESSION']._serialized_start=1130
+  _globals['_OPENSESSION']._serialized_end=1195
+  _globals['_SESSIONOPENED']._serialized_start=1197
+  _globals['_SESSIONOPENED']._serialized_end=1292
+  _globals['_OPERATERESPONSE']._serialized_start=1295
+  _globals['_OPERATERESPONSE']._serialized_end=1459
+  _globals['_BATCHSERVICE']._serialized_start=1462
+  _globals['_BATCHSERVICE']._serialized_end=1702
 # @@protoc_insertion_point(module_scope)

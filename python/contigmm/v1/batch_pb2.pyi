@@ -35,12 +35,17 @@ class Batch(_message.Message):
     FIRST_OPERATION_FIELD_NUMBER: _builtins.int
     OPERATIONS_FIELD_NUMBER: _builtins.int
     STOP_ON_REFUSAL_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     first_operation: _builtins.int
     """Number of the first operation in its session, counted from 1 without gaps. Operations already
     applied are not run again: the first answers are sent. Ignored outside a session.
     """
     stop_on_refusal: _builtins.bool
     """True: what follows a refused operation is skipped; false: only what refers to it is."""
+    state_digest: _builtins.bool
+    """True: the answers tell the digest of the machine's state as the batch left it, which takes a walk
+    through the machine.
+    """
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[_operation_pb2.Operation]:
         """The operations."""
@@ -51,10 +56,11 @@ class Batch(_message.Message):
         first_operation: _builtins.int = ...,
         operations: _abc.Iterable[_operation_pb2.Operation] | None = ...,
         stop_on_refusal: _builtins.bool = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_operation", b"first_operation", "operations", b"operations", "stop_on_refusal", b"stop_on_refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_operation", b"first_operation", "operations", b"operations", "state_digest", b"state_digest", "stop_on_refusal", b"stop_on_refusal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -69,10 +75,13 @@ class BatchAnswers(_message.Message):
     FIRST_OPERATION_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     first_operation: _builtins.int
     """Number of the first operation, as in the batch."""
     machine_seq: _builtins.int
     """Last position in the machine's order that the answers reflect."""
+    state_digest: _builtins.str
+    """Digest of the machine's state at that position, as CheckMachine tells it; empty unless asked for."""
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[_operation_pb2.Answer]:
         """One answer an operation, in order."""
@@ -83,10 +92,11 @@ class BatchAnswers(_message.Message):
         first_operation: _builtins.int = ...,
         answers: _abc.Iterable[_operation_pb2.Answer] | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "first_operation", b"first_operation", "machine_seq", b"machine_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "first_operation", b"first_operation", "machine_seq", b"machine_seq", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -109,6 +119,7 @@ class Columns(_message.Message):
     THIRD_FIELD_NUMBER: _builtins.int
     FOURTH_FIELD_NUMBER: _builtins.int
     STOP_ON_REFUSAL_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     first_operation: _builtins.int
     """As in Batch."""
     calls: _builtins.bytes
@@ -127,6 +138,8 @@ class Columns(_message.Message):
     """uint64: fourth argument. A call has no more: mmap's fd is -1 and its offset 0."""
     stop_on_refusal: _builtins.bool
     """As in Batch."""
+    state_digest: _builtins.bool
+    """As in Batch."""
     def __init__(
         self,
         *,
@@ -139,10 +152,11 @@ class Columns(_message.Message):
         third: _builtins.bytes = ...,
         fourth: _builtins.bytes = ...,
         stop_on_refusal: _builtins.bool = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr_from", b"addr_from", "calls", b"calls", "first", b"first", "first_operation", b"first_operation", "fourth", b"fourth", "processes", b"processes", "second", b"second", "stop_on_refusal", b"stop_on_refusal", "third", b"third"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr_from", b"addr_from", "calls", b"calls", "first", b"first", "first_operation", b"first_operation", "fourth", b"fourth", "processes", b"processes", "second", b"second", "state_digest", b"state_digest", "stop_on_refusal", b"stop_on_refusal", "third", b"third"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +174,7 @@ class ColumnAnswers(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     SEQS_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     first_operation: _builtins.int
     """Number of the first operation, as in the batch."""
     values: _builtins.bytes
@@ -172,6 +187,8 @@ class ColumnAnswers(_message.Message):
     """uint64: position in the machine's order; 0: as in Answer."""
     machine_seq: _builtins.int
     """Last position in the machine's order that the answers reflect."""
+    state_digest: _builtins.str
+    """As in BatchAnswers."""
     def __init__(
         self,
         *,
@@ -181,10 +198,11 @@ class ColumnAnswers(_message.Message):
         reasons: _builtins.bytes = ...,
         seqs: _builtins.bytes = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errnos", b"errnos", "first_operation", b"first_operation", "machine_seq", b"machine_seq", "reasons", b"reasons", "seqs", b"seqs", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errnos", b"errnos", "first_operation", b"first_operation", "machine_seq", b"machine_seq", "reasons", b"reasons", "seqs", b"seqs", "state_digest", b"state_digest", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Final
 
 import grpc.aio
 
@@ -19,6 +20,8 @@ from contigmm_server.lifetimes import Lifetime, Stream
 from contigmm_server.registry import Registry
 from contigmm_server.sessions import Session
 
+_DIGEST_US: Final = 1e9  # a walk through the machine: never on the event loop
+
 OperateContext = grpc.aio.ServicerContext[pb.OperateRequest, pb.OperateResponse]
 
 
@@ -33,11 +36,12 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         hosted = self._registry.machine(request.machine)
         operations = request.batch.operations
         privileges.check_batch(hosted, operations)
-        asked = _Asked(partial(_command, request.batch, None), len(operations))
+        digest = request.batch.state_digest
+        asked = _Asked(partial(_command, request.batch, None), len(operations), digest=digest)
 
         def work() -> pb.RunBatchResponse:
             response = pb.RunBatchResponse()
-            _run_batch(hosted, asked.command, response.answers)
+            _run_batch(hosted, asked, response.answers)
             return response
 
         return hosted.answer_once(
@@ -54,11 +58,11 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
     ) -> Soon[pb.RunColumnsResponse]:
         """One batch in columns."""
         hosted = self._registry.machine(request.machine)
-        asked = _Asked(partial(_column_command, request.columns), len(request.columns.calls))
+        asked = _asked_in_columns(request.columns)
 
         def work() -> pb.RunColumnsResponse:
             response = pb.RunColumnsResponse()
-            _run_columns(hosted, asked.command, response.answers)
+            _run_columns(hosted, asked, response.answers)
             return response
 
         return hosted.answer_once(
@@ -138,18 +142,19 @@ class Talk:
             batch = request.batch
             privileges.check_batch(self._hosted, batch.operations)
             first = batch.first_operation
-            asked = _Asked(partial(_command, batch, self._stream), len(batch.operations))
+            decode = partial(_command, batch, self._stream)
+            asked = _Asked(decode, len(batch.operations), digest=batch.state_digest)
 
             def run() -> None:
-                _run_batch(self._hosted, asked.command, response.answers)
+                _run_batch(self._hosted, asked, response.answers)
                 response.answers.first_operation = first
 
         elif part == "columns":
             first = request.columns.first_operation
-            asked = _Asked(partial(_column_command, request.columns), len(request.columns.calls))
+            asked = _asked_in_columns(request.columns)
 
             def run() -> None:
-                _run_columns(self._hosted, asked.command, response.columns)
+                _run_columns(self._hosted, asked, response.columns)
                 response.columns.first_operation = first
 
         else:
@@ -196,17 +201,20 @@ class Talk:
 class _Asked:
     """A batch as it came. One that is long by its length alone is decoded where it runs."""
 
-    def __init__(self, decode: Callable[[], Command], count: int) -> None:
-        """Take it.
+    def __init__(self, decode: Callable[[], Command], count: int, *, digest: bool) -> None:
+        """Take it; with ``digest`` its answer tells the state's digest.
 
         Raises:
             ServiceError: INVALID_ARGUMENT, it is no batch; a long one tells when it runs.
         """
         self.count = count
+        self.digest = digest
         self._decode = decode
         self._command: Command | None = None
         length_us = codec.CALL_US * count
         self.cost_us = length_us if length_us >= SHORT_US else self.command.cost_us
+        if digest:
+            self.cost_us += _DIGEST_US
 
     @property
     def command(self) -> Command:
@@ -225,17 +233,32 @@ def _command(batch: pb.Batch, stream: Stream | None) -> Command:
     return Command(operations, batch.stop_on_refusal, asked)
 
 
-def _column_command(batch: pb.Columns) -> Command:
-    return Command(columns.decode(batch), batch.stop_on_refusal)
+def _asked_in_columns(batch: pb.Columns) -> _Asked:
+    return _Asked(
+        lambda: Command(columns.decode(batch), batch.stop_on_refusal),
+        len(batch.calls),
+        digest=batch.state_digest,
+    )
 
 
-def _run_batch(hosted: HostedMachine, command: Command, out: pb.BatchAnswers) -> None:
+def _run_batch(hosted: HostedMachine, asked: _Asked, out: pb.BatchAnswers) -> None:
+    command = asked.command
     answers = hosted.execute(command)
     codec.encode(command.operations, answers, out.answers)
-    out.machine_seq = hosted.machine.seq
+    _tell_state(hosted, asked, out)
 
 
-def _run_columns(hosted: HostedMachine, command: Command, out: pb.ColumnAnswers) -> None:
+def _run_columns(hosted: HostedMachine, asked: _Asked, out: pb.ColumnAnswers) -> None:
+    command = asked.command
     answers = hosted.execute(command)
     columns.encode(command.operations, answers, out)
+    _tell_state(hosted, asked, out)
+
+
+def _tell_state(
+    hosted: HostedMachine, asked: _Asked, out: pb.BatchAnswers | pb.ColumnAnswers
+) -> None:
+    """Position and, if asked for, digest of the machine as the batch left it."""
     out.machine_seq = hosted.machine.seq
+    if asked.digest:
+        out.state_digest = hosted.machine.digest()

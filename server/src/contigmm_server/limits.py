@@ -19,6 +19,8 @@ class Limits:
     machines: int = 16
     frames: int = 1 << 29
     """Frames of one machine: 2 TiB."""
+    replay_frames: int = 1 << 24
+    """Frames of the memory of one ReplayKmem: 64 GiB. Each takes four bytes from the start."""
     queue: int = 1024
     """Commands that wait for one machine."""
     message_bytes: int = 4 * MIB

@@ -211,6 +211,19 @@ class Registry:
             if name not in self._machines:
                 allowance.leave(name)
 
+    @contextmanager
+    def lent(self, frames: int) -> Iterator[None]:
+        """Charge the caller for a memory that is no machine while it is used, as if it were one.
+
+        Raises:
+            ServiceError: RESOURCE_EXHAUSTED, there are enough, or a quota is reached.
+        """
+        self._check_open()
+        name = f"lent/{secrets.token_hex(8)}"
+        with self._reserved(name, CURRENT.get().tenant or self.owner) as allowance:
+            allowance.reserve(name, frames)
+            yield
+
     async def change_grant(self, hosted: HostedMachine, tenant: str, role: Role | None) -> None:
         """Let a tenant use a machine, or, with no role, no longer; kept before it is told.
 

@@ -18,6 +18,8 @@ from contigmm.v1 import (
     memory_pb2_grpc,
     process_pb2,
     process_pb2_grpc,
+    replay_pb2,
+    replay_pb2_grpc,
     view_pb2,
     view_pb2_grpc,
 )
@@ -30,11 +32,12 @@ from contigmm_server.memory import MemoryService
 from contigmm_server.methods import Methods, Wrapper, fail_clearly
 from contigmm_server.processes import ProcessService
 from contigmm_server.registry import Registry
+from contigmm_server.replays import ReplayService
 from contigmm_server.views import ViewService
 
 SERVICES = tuple(
     service.full_name
-    for module in (machine_pb2, process_pb2, memory_pb2, batch_pb2, view_pb2)
+    for module in (machine_pb2, process_pb2, memory_pb2, batch_pb2, view_pb2, replay_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 )
 GRACE_S = 5.0
@@ -75,6 +78,7 @@ class Service:
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(registry), methods)
         batch_pb2_grpc.add_BatchServiceServicer_to_server(BatchService(registry), methods)
         view_pb2_grpc.add_ViewServiceServicer_to_server(ViewService(registry), methods)
+        replay_pb2_grpc.add_ReplayServiceServicer_to_server(ReplayService(registry), methods)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, methods)
         names = (
             *SERVICES,

@@ -17,7 +17,7 @@ _USERS: Final = (
     *("MachineService/RestoreMachine", "MachineService/DeleteMachine"),
     *("MachineService/AdvanceClock", "ProcessService/SpawnProcess", "ProcessService/ForkProcess"),
     *("ProcessService/ExitProcess", "ProcessService/RenewLease", "BatchService/RunBatch"),
-    *("BatchService/RunColumns", "BatchService/Operate"),
+    *("BatchService/RunColumns", "BatchService/Operate", "ReplayService/ReplayKmem"),
     *("MemoryService/Mmap", "MemoryService/Munmap", "MemoryService/Mprotect"),
     *("MemoryService/Mlock", "MemoryService/Munlock", "MemoryService/Touch"),
     *("MemoryService/Read", "MemoryService/Write"),
