@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import zlib
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from enum import StrEnum
 from typing import Final
 
@@ -92,7 +92,8 @@ class Journal:
         self._written = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._flushing: asyncio.Future[int] | None = None
+        self._flushing: Future[int] | None = None
+        self._flushing_since_s = 0.0
         self._slow = False
         self._held = after is not None
         self.append(HEADER, header.encode(), seq=header.seq)
@@ -107,8 +108,8 @@ class Journal:
         """
         if self.failed is not None:
             raise self.failed
-        if self._slow:
-            raise unavailable(f"the disk has not finished a sync for over {SLOW_S:.0f} s")
+        if self._flushing is not None and time.monotonic() - self._flushing_since_s > SLOW_S:
+            raise self._too_slow()
         record = frame(kind, body, seq=seq, chain=self.chain, durable=self.synced)
         end = self.appended + len(record)
         if end > self._room:
@@ -120,6 +121,13 @@ class Journal:
         kept = self.kept
         kept.commands += kind != HEADER
         kept.bytes += len(record)
+
+    def _too_slow(self) -> ServiceError:
+        sentence = f"the disk has not finished a sync for over {SLOW_S:.0f} s"
+        if not self._slow:
+            self._slow = True
+            log.warning("%s; commands are turned down until it has", sentence)
+        return unavailable(sentence)
 
     def _make_room(self, end: int) -> None:
         room = end + ROOM_BYTES
@@ -181,14 +189,10 @@ class Journal:
     def _begin(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        self._flushing = loop.run_in_executor(self._executor, self._flush)
-        alarm = loop.call_later(SLOW_S, self._notice_slow)
-        self._flushing.add_done_callback(lambda _: alarm.cancel())
-        self._flushing.add_done_callback(self._ended)
-
-    def _notice_slow(self) -> None:
-        self._slow = True
-        log.warning("a sync of the journal has taken over %.0f s", SLOW_S)
+        self._flushing_since_s = time.monotonic()
+        # Not loop.run_in_executor(): its chain of two futures costs as much again, for each group.
+        self._flushing = self._executor.submit(self._flush)
+        self._flushing.add_done_callback(lambda done: loop.call_soon_threadsafe(self._ended, done))
 
     def _flush(self) -> int:
         """Write what is buffered and sync it, in a thread; give the bytes that last then."""
@@ -204,7 +208,7 @@ class Journal:
         self.syncs += 1
         return self._written
 
-    def _ended(self, flush: "asyncio.Future[int]") -> None:
+    def _ended(self, flush: "Future[int]") -> None:
         self._flushing = None
         self._slow = False
         error = flush.exception()
@@ -241,14 +245,13 @@ class Journal:
     async def close(self) -> None:
         """Write and sync the rest, then let go of the file; no command may come any more."""
         while self._flushing is not None:
-            await asyncio.wait((self._flushing,))
-            await asyncio.sleep(0)  # its callbacks have run
+            await asyncio.wait((asyncio.wrap_future(self._flushing),))
+            await asyncio.sleep(0)  # what follows from it has been done
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self.failed is None:
-            loop = asyncio.get_running_loop()
-            self._flushing = loop.run_in_executor(self._executor, self._flush)
-            await asyncio.wait((self._flushing,))
-            self._ended(self._flushing)
+            last = self._executor.submit(self._flush)
+            await asyncio.wait((asyncio.wrap_future(last),))
+            self._ended(last)
         self._file.close()
