@@ -195,3 +195,19 @@ async def test_bytes_written_are_read_back_over_every_way(machine):
         ]
     )
     assert [answer.data for answer in answers] == [b"", b"more\0contig", b""]
+
+
+@pytest.mark.asyncio
+async def test_what_stood_in_the_way_of_a_range_is_told_by_every_way(client):
+    limits = {"MEMLOCK": (1 << 40, 1 << 40)}
+    library = LibraryMachine.boot(DESCRIPTION, seed=7, clock="manual").spawn(rlimits=limits)
+    process = await (await new_machine(client, "range")).spawn(rlimits=limits)
+    size = 1 << 29  # larger than the machine
+    mmap = Operation(Call.MMAP, process.id, (0, size, RW, ANON | MAP_CONTIG, -1, 0))
+    with pytest.raises(SyscallError) as here:
+        library.mmap(0, size, RW, ANON | MAP_CONTIG)
+    with pytest.raises(SyscallError) as there:
+        await process.mmap(0, size, RW, ANON | MAP_CONTIG)
+    (answer,) = await process.machine.execute([mmap])
+    assert here.value.detail
+    assert there.value.detail == answer.detail == here.value.detail

@@ -120,7 +120,10 @@ def answer(wire: pb.Answer) -> Answer:
     if result == "value":
         return Answer(wire.seq, wire.value)
     if result == "failure":
-        return Answer(wire.seq, errno=wire.failure.errno, reason=reason(wire.failure.reason))
+        failure = wire.failure
+        return Answer(
+            wire.seq, errno=failure.errno, reason=reason(failure.reason), detail=failure.detail
+        )
     if result == "data":
         return Answer(wire.seq, len(wire.data), data=wire.data)
     if result == "fault":
@@ -157,7 +160,7 @@ def check(response: Any) -> None:
     """
     if response.HasField("failure"):
         failure = response.failure
-        raise SyscallError(failure.errno, Reason(reason(failure.reason)))
+        raise SyscallError(failure.errno, Reason(reason(failure.reason)), failure.detail)
     if "fault" in response.DESCRIPTOR.fields_by_name and response.HasField("fault"):
         fault = response.fault
         raise MemoryFault(fault.signal, fault.code, fault.address, fault.done)

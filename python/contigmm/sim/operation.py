@@ -114,6 +114,8 @@ class Answer:
     """``si_addr`` of the signal."""
     skipped: bool = False
     """Not carried out: an earlier operation of the batch, which it depended on, was refused."""
+    detail: str = ""
+    """Of a refusal, what was met where that is known: a sentence, such as which frame is pinned."""
 
     @property
     def ok(self) -> bool:

@@ -24,7 +24,7 @@ def unwrap(answer: Answer) -> int:
         MemoryFault: The access ended in a signal.
     """
     if answer.errno:
-        raise SyscallError(answer.errno, Reason(answer.reason))
+        raise SyscallError(answer.errno, Reason(answer.reason), answer.detail)
     if answer.signal:
         raise MemoryFault(answer.signal, answer.code, answer.address, answer.value, answer.reason)
     return answer.value

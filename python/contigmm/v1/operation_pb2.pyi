@@ -623,22 +623,26 @@ class SyscallFailure(_message.Message):
     ERRNO_FIELD_NUMBER: _builtins.int
     ERRNO_NAME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     errno: _builtins.int
     """Linux's errno, positive."""
     errno_name: _builtins.str
     """Its name, such as ENOMEM."""
     reason: _reason_pb2.Reason.ValueType
     """Which check refused."""
+    detail: _builtins.str
+    """What was met, where that is known: a sentence, such as which frame is pinned."""
     def __init__(
         self,
         *,
         errno: _builtins.int = ...,
         errno_name: _builtins.str = ...,
         reason: _reason_pb2.Reason.ValueType = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errno", b"errno", "errno_name", b"errno_name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "errno", b"errno", "errno_name", b"errno_name", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

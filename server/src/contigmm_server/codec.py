@@ -238,9 +238,17 @@ _REASONS: Final = {
 }
 
 
+def failure(answer: Answer) -> pb.SyscallFailure:
+    """The failure on the wire; shared between answers, so not to be changed."""
+    if not answer.detail:
+        return _failure(answer.errno, answer.reason)
+    detailed = pb.SyscallFailure(detail=answer.detail)
+    detailed.MergeFrom(_failure(answer.errno, answer.reason))
+    return detailed
+
+
 @cache
-def failure(errno: int, reason: str) -> pb.SyscallFailure:
-    """The failure on the wire; shared, so not to be changed."""
+def _failure(errno: int, reason: str) -> pb.SyscallFailure:
     return pb.SyscallFailure(
         errno=errno, errno_name=ERRNO_NAMES.get(errno, ""), reason=reason_number(reason)
     )
@@ -258,7 +266,7 @@ def encode(operations: Sequence[Operation], answers: Sequence[Answer], out: Any)
     add = out.add
     for operation, answer in zip(operations, answers, strict=True):
         if answer.errno:
-            add(seq=answer.seq, failure=failure(answer.errno, answer.reason))
+            add(seq=answer.seq, failure=failure(answer))
         elif answer.signal:
             add(seq=answer.seq, fault=fault(answer))
         elif answer.skipped:

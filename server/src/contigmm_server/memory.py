@@ -74,7 +74,7 @@ class MemoryService(memory_pb2_grpc.MemoryServiceServicer):
 def _mmap_response(answer: Answer) -> pb.MmapResponse:
     if answer.errno:
         return pb.MmapResponse(
-            failure=codec.failure(answer.errno, answer.reason), machine_seq=answer.seq
+            failure=codec.failure(answer), machine_seq=answer.seq
         )
     return pb.MmapResponse(address=answer.value, machine_seq=answer.seq)
 
@@ -84,7 +84,7 @@ def _done(kind: Callable[..., R]) -> Callable[[Answer], R]:
 
     def encode(answer: Answer) -> R:
         if answer.errno:
-            failure = codec.failure(answer.errno, answer.reason)
+            failure = codec.failure(answer)
             return kind(failure=failure, machine_seq=answer.seq)
         return kind(machine_seq=answer.seq)
 
@@ -117,6 +117,6 @@ def _write_response(answer: Answer) -> pb.WriteResponse:
 
 def _access_failed(kind: Callable[..., R], answer: Answer) -> R:
     if answer.errno:
-        failure = codec.failure(answer.errno, answer.reason)
+        failure = codec.failure(answer)
         return kind(failure=failure, machine_seq=answer.seq)
     return kind(fault=codec.fault(answer), machine_seq=answer.seq)

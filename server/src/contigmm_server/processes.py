@@ -139,7 +139,7 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
 
 
 def _refused(kind: Callable[..., R], answer: Answer) -> R:
-    failure = codec.failure(answer.errno, answer.reason)
+    failure = codec.failure(answer)
     return kind(failure=failure, machine_seq=answer.seq)
 
 
