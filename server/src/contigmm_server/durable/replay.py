@@ -114,7 +114,7 @@ class Replayer:
             if caller is not None:
                 CURRENT.reset(caller)
         if response is not None:
-            self.chain = zlib.crc32(response.SerializeToString(deterministic=True), self.chain)
+            self.chain = zlib.crc32(kinds.answer_bytes(response), self.chain)
 
     def _command(self, number: int, body: bytes) -> Message | Awaitable[Message | None]:
         kind = kinds.UNARY.get(number)
