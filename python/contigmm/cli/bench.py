@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from contigmm.cli.failures import needing
+from contigmm.cli.failures import CommandError, needing
 
 app: Final = typer.Typer(no_args_is_help=True, help="Measure speed beside peers.")
 
@@ -77,6 +77,28 @@ def rpc(json_: Json = False, rounds: Rounds = 9) -> None:
         return
     for row in report["results"]:
         print(_line(row))
+
+
+@app.command("dashboard")
+def dashboard(
+    json_: Json = False,
+    rounds: Rounds = 9,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of each measurement.")] = 4.0,
+) -> None:
+    """What the dashboard costs the server, and how often Chromium sees a 64 GiB machine change."""
+    with needing("grpc"):
+        try:
+            from contigmm.bench.dashboard import dashboard_report, lines
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "playwright":
+                raise
+            raise CommandError("playwright is not installed: pip install playwright") from error
+    report = dashboard_report(rounds=rounds, phase_s=seconds)
+    if json_:
+        print(json.dumps(report))
+        return
+    for line in lines(report):
+        print(line)
 
 
 def _line(row: dict[str, Any]) -> str:
