@@ -108,6 +108,17 @@ class TraceEvents:
             columns[field] = self.fields[rows, at]
         return columns
 
+    def last(self, most: int) -> TraceEvents:
+        """Return the newest ``most`` events, or all if there are fewer."""
+        first = max(0, len(self) - most)
+        return TraceEvents(
+            self.time_ns[first:],
+            self.cpu[first:],
+            self.tracepoint[first:],
+            self.fields[first:],
+            self.dropped,
+        )
+
     def text(self) -> Iterator[str]:
         """Yield the lines that /sys/kernel/tracing/trace_pipe has; the task is ``simulated-0``."""
         for at, number in enumerate(self.tracepoint.tolist()):

@@ -5,7 +5,7 @@ a server has at most ``Limits.machines`` machines.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,7 +120,10 @@ class Metrics:
     """The metrics of a server, read when they are asked for."""
 
     def __init__(
-        self, registry: Registry, calls: CallWatch, refusals: dict[HostedMachine, Refusals]
+        self,
+        registry: Registry,
+        calls: CallWatch,
+        refusals: MutableMapping[HostedMachine, Refusals],
     ) -> None:
         self._registry = registry
         self._calls = calls

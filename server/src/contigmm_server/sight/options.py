@@ -4,10 +4,11 @@ import argparse
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from contigmm.errors import ContigmmError
 from contigmm_server.hosted import HostedMachine
@@ -95,7 +96,8 @@ class Sight:
     dashboard: tuple[str, int] | None = None
     watch: CallWatch | None = None
     spans: "Spans | None" = None
-    refusals: dict[HostedMachine, Refusals] = field(default_factory=dict)
+    refusals: MutableMapping[HostedMachine, Refusals] = field(default_factory=WeakKeyDictionary)
+    """By machine, and no longer than it is there."""
     _site: "Site | None" = None
 
     @classmethod

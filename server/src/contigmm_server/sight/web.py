@@ -2,7 +2,7 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Final
 
 from aiohttp import web
@@ -33,7 +33,10 @@ class Site:
     """Up to two addresses of one web server."""
 
     def __init__(
-        self, registry: Registry, calls: CallWatch, refusals: dict[HostedMachine, Refusals]
+        self,
+        registry: Registry,
+        calls: CallWatch,
+        refusals: MutableMapping[HostedMachine, Refusals],
     ) -> None:
         self._metrics = Metrics(registry, calls, refusals)
         self._pages = Pages(registry, refusals)

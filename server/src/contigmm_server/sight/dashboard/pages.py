@@ -1,8 +1,9 @@
 """The dashboard's addresses: its assets, what they ask for once, and the stream of looks."""
 
 import base64
-import json
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, MutableMapping
+from contextlib import aclosing
 from importlib.resources import files
 from typing import Any, Final, TypeVar
 
@@ -17,16 +18,16 @@ from contigmm.sim.table import Entry
 from contigmm_server.failures import ServiceError
 from contigmm_server.hosted import HostedMachine
 from contigmm_server.registry import Registry
+from contigmm_server.sight.dashboard.loads import LOAD_BYTES, Loads
 from contigmm_server.sight.dashboard.watch import Watch
 from contigmm_server.sight.refusals import Refusals
 
-LOAD_BYTES: Final = 4 << 20
-"""Most bytes of a load-test result."""
-LOADS: Final = 8
-"""Results that are kept, the newest."""
 FRAMES: Final = 1 << 16
 """Most frames told of at once."""
 PROCESSES: Final = 500
+"""Most processes told of, those of callers first."""
+SEND_BYTES: Final = 1 << 18
+"""Most bytes that the kernel keeps for one watcher, so that a slow one is soon known to be."""
 _LOOK_US: Final = 3000.0
 _TYPES: Final = {
     "html": "text/html",
@@ -43,11 +44,13 @@ class Pages:
 
     most_bytes: Final = LOAD_BYTES
 
-    def __init__(self, registry: Registry, refusals: dict[HostedMachine, Refusals]) -> None:
+    def __init__(
+        self, registry: Registry, refusals: MutableMapping[HostedMachine, Refusals]
+    ) -> None:
         self._registry = registry
         self._refusals = refusals
         self._watches: dict[HostedMachine, Watch] = {}
-        self._loads: list[dict[str, Any]] = []
+        self._loads = Loads()
         folder = files("contigmm_server.sight.dashboard") / "assets"
         self._assets = {
             asset.name: asset.read_bytes()
@@ -64,13 +67,12 @@ class Pages:
         app.router.add_get("/api/machines/{machine}/frames", self._frames)
         app.router.add_get("/api/machines/{machine}/processes", self._processes)
         app.router.add_get("/api/machines/{machine}/processes/{process}/maps", self._maps)
-        app.router.add_get("/api/loads", self._show_loads)
-        app.router.add_post("/api/loads", self._take_load)
+        self._loads.add_to(app)
 
     def close(self) -> None:
         """End all streams."""
         for watch in self._watches.values():
-            watch.stop()
+            watch.stop("The server ends.")
 
     # ---- assets ----
 
@@ -101,23 +103,41 @@ class Pages:
 
     async def _looks(self, request: web.Request) -> web.StreamResponse:
         hosted = self._hosted(request)
-        watch = self._watches.get(hosted)
-        if watch is None:
-            refusals = self._refusals.setdefault(hosted, Refusals())
-            watch = self._watches[hosted] = Watch(hosted, refusals)
+        watch = self._watches.get(hosted) or self._new_watch(hosted)
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
+        transport = request.transport
+        if transport is not None:
+            sending = transport.get_extra_info("socket")
+            sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         await response.prepare(request)
-        async for message in watch.messages():
-            try:
-                await response.write(message)
-            except ConnectionResetError:
-                break
-            if not self._registry.has(hosted.machine_id):
-                del self._watches[hosted]
-                break
+        messages = watch.messages(traced=request.query.get("trace") == "1")
+        try:
+            async with aclosing(messages):
+                async for message in messages:
+                    await response.write(message)
+        except ConnectionResetError:
+            pass  # it has gone: nobody is there to be told
+        finally:
+            if not watch.is_watched and self._watches.get(hosted) is watch:
+                del self._watches[hosted]  # nothing is kept of a machine that nobody watches
         return response
+
+    def _new_watch(self, hosted: HostedMachine) -> Watch:
+        registry = self._registry
+
+        def beside() -> dict[str, Any]:
+            ids = [one.machine_id for one in registry.machines()]
+            return {"machines": ids, "loads": self._loads.version}
+
+        watch = self._watches[hosted] = Watch(
+            hosted,
+            self._refusals.setdefault(hosted, Refusals()),
+            is_there=lambda: hosted in registry.machines(),
+            beside=beside,
+        )
+        return watch
 
     async def _frames(self, request: web.Request) -> web.Response:
         hosted = self._hosted(request)
@@ -155,23 +175,6 @@ class Pages:
         process = int(request.match_info["process"])
         text = await _seen(hosted, lambda: procfs.maps(hosted.entry(process).task))
         return web.Response(text=text)
-
-    # ---- load tests ----
-
-    async def _show_loads(self, _request: web.Request) -> web.Response:
-        return web.json_response({"loads": self._loads})
-
-    async def _take_load(self, request: web.Request) -> web.Response:
-        if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(text="a result is application/json\n")
-        try:
-            load = json.loads(await request.read())
-        except ValueError:
-            raise web.HTTPBadRequest(text="this is no JSON\n") from None
-        if not isinstance(load, dict) or load.get("schema") != "load/1":
-            raise web.HTTPBadRequest(text="this is no result of `contigmm load --json` (load/1)\n")
-        self._loads = [load, *self._loads][:LOADS]
-        return web.json_response({"loads": self._loads}, status=201)
 
     def _hosted(self, request: web.Request) -> HostedMachine:
         try:

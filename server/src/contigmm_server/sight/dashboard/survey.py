@@ -52,15 +52,21 @@ class Survey:
         """The machine has moved on: what was seen so far may be old."""
         self._left = len(self.cells)
 
-    def take(self, memory: Memory) -> None:
-        """Look at the next pageblocks, within a turn of the machine."""
+    def take(self, memory: Memory, pfn: npt.NDArray[np.uint32], nr: npt.NDArray[np.uint32]) -> None:
+        """Look at the next pageblocks, within a turn of the machine.
+
+        Args:
+            memory: The machine's.
+            pfn: First frame of each contiguous run.
+            nr: Frames of each.
+        """
         self.look += 1
         types = memory.pageblock_types()
         if len(types) != len(self.cells):
             self.cells = np.zeros((len(types), 3), np.uint8)
             self._changed_at = np.zeros(len(types), np.uint32)
             self._left = len(types)
-        types |= _of_runs(memory, len(types))
+        types |= _of_runs(pfn, nr, len(types))
         moved = np.flatnonzero(self.cells[:, 1] != types)
         self.cells[moved, 1] = types[moved]
         self._changed_at[moved] = self.look
@@ -107,9 +113,10 @@ def _cells(counts: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
     return np.stack([kind, share.astype(np.uint8)], axis=1)
 
 
-def _of_runs(memory: Memory, nr_pageblocks: int) -> npt.NDArray[np.uint8]:
+def _of_runs(
+    pfn: npt.NDArray[np.uint32], nr: npt.NDArray[np.uint32], nr_pageblocks: int
+) -> npt.NDArray[np.uint8]:
     """CONTIG for each pageblock in which a run has frames."""
-    pfn, nr = memory.contig_runs()
     edges = np.zeros(nr_pageblocks + 1, np.int32)
     np.add.at(edges, pfn >> 9, 1)
     np.add.at(edges, ((pfn + nr - 1) >> 9) + 1, -1)

@@ -1,16 +1,19 @@
 // The page: one machine at a time, followed over a stream of server-sent events.
-import { FreeLists, fill } from "./free.js";
-import { MemoryMap } from "./map.js";
+import { Events } from "./events.js";
+import { FreeLists } from "./free.js";
+import { showLoads } from "./loads.js";
+import { MemoryMap, freeColour } from "./map.js";
 import { legend } from "./palette.js";
+import { counted, fill, written } from "./table.js";
 
 const FRAMES = 512;
-const EVENTS = 200;
 
 /** @template {HTMLElement} T @param {string} id @returns {T} */
 const byId = (id) => /** @type {T} */ (document.getElementById(id));
 /** @param {string} text */
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const number = new Intl.NumberFormat("en");
+/** @param {string} text */
+const words = (text) => new Uint32Array(bytes(text).buffer);
 
 /** @param {string} path */
 async function get(path) {
@@ -19,20 +22,29 @@ async function get(path) {
   return answer.json();
 }
 
-const known = await get("api/machines");
-const free = new FreeLists(byId("free"), byId("orders"));
+let known = await get("api/machines");
+const free = new FreeLists(byId("free"), byId("orders"), { most: byId("free-most"), now: byId("free-now") });
+const events = new Events({
+  list: byId("events"), none: byId("events-none"), said: byId("trace-said"), onlyRefusals: byId("only-refusals"),
+});
 /** @type {any} */ let machine = null;
 /** @type {EventSource | null} */ let source = null;
 let fetching = false;
-/** Looks that arrived, for whoever measures. */
-const looks = { count: 0, missed: 0 };
+let paused = false;
+let loads = -1;
+/** Looks that arrived, and maps that were painted: for whoever measures. */
+const looks = { count: 0, missed: 0, painted: 0 };
 Object.assign(window, { contigmmLooks: looks });
 
 const map = new MemoryMap(byId("map"), known, {
   say: (text) => { byId("map-cell").textContent = text; },
   zoom: (pageblock) => { void zoom(pageblock); },
+  painted: () => { looks.painted += 1; },
   back,
 });
+
+/** @param {string} text */
+const say = (text) => { byId("facts").textContent = text; };
 
 /** @param {number} pageblock */
 async function zoom(pageblock) {
@@ -57,63 +69,89 @@ function back() {
 }
 
 function drawLegend() {
-  byId("legend").replaceChildren(...legend(map.mode, known.migratetypes).map(([colour, name]) => {
-    const item = document.createElement("li");
-    const swatch = document.createElement("i");
-    swatch.style.backgroundColor = colour;
-    item.append(swatch, name);
-    return item;
-  }));
+  const item = (/** @type {string} */ name, /** @type {Partial<CSSStyleDeclaration>} */ style, kind = "") => {
+    const line = document.createElement("li");
+    const swatch = Object.assign(document.createElement("i"), { className: kind });
+    Object.assign(swatch.style, style);
+    line.append(swatch, name);
+    return line;
+  };
+  byId("legend").replaceChildren(
+    ...legend(map.mode, known.migratetypes, freeColour()).map(([background, name]) => item(name, { background })),
+    item("no memory", {}, "hole"), item("contiguous run", {}, "run"));
 }
 
-/** @param {MessageEvent<string>} event */
+/** What the server says at once: a line of JSON, then lines of numbers as base64. @param {MessageEvent<string>} event */
 function look(event) {
-  const seen = JSON.parse(event.data);
+  const [state, which, cells, runs] = event.data.split("\n");
+  const seen = JSON.parse(state);
   looks.count += 1;
   looks.missed += seen.missed;
-  const which = seen.which === "all" ? null : new Uint32Array(bytes(seen.which).buffer);
-  map.runs = [];
-  for (let at = 0; at < seen.runs.length; at += 2) map.runs.push([seen.runs[at], seen.runs[at + 1]]);
-  map.update(seen.pageblocks, which, bytes(seen.cells));
-  if (map.zoomed >= 0 && (which === null || which.includes(map.zoomed))) void zoom(map.zoomed);
+  if (seen.all || which) {
+    const blocks = seen.all ? null : words(which);
+    map.update(seen.pageblocks, blocks, bytes(cells));
+    if (map.zoomed >= 0 && (blocks === null || blocks.includes(map.zoomed))) void zoom(map.zoomed);
+  }
+  if (seen.new_runs) {
+    map.runs = words(runs);
+    map.draw();
+  }
   free.update(seen.zones);
-  byId("facts").textContent = `operation ${number.format(seen.seq)} · ${number.format(seen.processes)} processes · ` +
-    `${number.format(seen.refusals)} refused · ${number.format(seen.nr_runs)} contiguous runs · ${seen.queue} waiting · ` +
-    `${(seen.clock_ns / 1e9).toFixed(3)} s simulated`;
-  addEvents(seen.events);
+  say([`operation ${written(seen.seq)}`, counted(seen.processes, "process", "processes"), `${written(seen.refusals)} refused`,
+    counted(seen.nr_runs, "contiguous run"), `${seen.queue} waiting`, `${(seen.clock_ns / 1e9).toFixed(3)} s simulated`].join(" · "));
+  events.add(seen.events, seen.trace);
+  if (seen.machines.join() !== known.machines.map((/** @type {any} */ one) => one.id).join()) void learnMachines();
+  if (seen.loads !== loads) void learnLoads(seen.loads);
 }
 
-/** @param {any[]} events */
-function addEvents(events) {
-  const list = byId("events");
-  const only = /** @type {HTMLInputElement} */ (byId("only-refusals")).checked;
-  const lines = events.filter((one) => !only || one.errno).map((one) => {
-    const line = document.createElement("li");
-    const came = one.errno ? `${one.errno} ${one.reason}` : one.value;
-    line.textContent = `${one.seq} ${one.call}(${one.args.join(", ")}) of ${one.process} = ${came}`;
-    line.classList.toggle("refused", Boolean(one.errno));
-    return line;
-  });
-  list.prepend(...lines.reverse());
-  while (list.childElementCount > EVENTS) list.lastElementChild?.remove();
+/** The stream is over; the server says why, and whether to come again. @param {MessageEvent<string>} event */
+async function ended(event) {
+  const { reason, again } = JSON.parse(event.data);
+  say(reason);
+  if (again) return; // an EventSource does so by itself
+  source?.close();
+  await learnMachines();
+}
+
+async function learnMachines() {
+  known = await get("api/machines");
+  const chosen = byId("machine").value;
+  byId("machine").replaceChildren(...known.machines.map((/** @type {any} */ one) => new Option(one.id)));
+  if (known.machines.some((/** @type {any} */ one) => one.id === chosen)) byId("machine").value = chosen;
 }
 
 function follow() {
   source?.close();
   machine = known.machines.find((/** @type {any} */ one) => one.id === byId("machine").value);
   if (machine === undefined) {
-    byId("facts").textContent = "no machine on this server";
+    say("There is no machine on this server: contigmm serve --machine, or a client's CreateMachine, makes one; then load this page again.");
     return;
   }
+  say("connecting");
   const zones = /** @type {HTMLSelectElement} */ (byId("zone"));
   zones.replaceChildren(new Option("all", ""), ...machine.zones.map((/** @type {any} */ one) => new Option(one.zone)));
   map.reset(pageblocks());
   free.reset();
-  byId("events").replaceChildren();
-  source = new EventSource(`api/machines/${machine.id}/looks`);
-  source.addEventListener("look", look);
-  source.addEventListener("error", () => { byId("facts").textContent = "the server does not answer; trying again"; });
+  events.reset();
+  listen();
   void showProcesses();
+}
+
+/** Open the stream of the machine, with its tracepoints if they are asked for. */
+function listen() {
+  source?.close();
+  if (paused) return;
+  const traced = /** @type {HTMLInputElement} */ (byId("tracepoints")).checked;
+  source = new EventSource(`api/machines/${machine.id}/looks${traced ? "?trace=1" : ""}`);
+  source.addEventListener("look", look);
+  source.addEventListener("end", (event) => { void ended(event); });
+  source.addEventListener("error", () => say("The server does not answer; trying again."));
+}
+
+function pause() {
+  paused = !paused;
+  byId("pause").setAttribute("aria-pressed", String(paused));
+  if (machine !== undefined) listen();
 }
 
 function pageblocks() {
@@ -124,32 +162,36 @@ function pageblocks() {
 
 async function showProcesses() {
   const { processes } = await get(`api/machines/${machine.id}/processes`);
+  byId("processes-none").hidden = processes.length > 0;
   const table = /** @type {HTMLTableElement} */ (byId("processes"));
   fill(table, processes.map((/** @type {any} */ one) =>
-    ["", one.pid, one.background ? `${one.name} (background)` : one.name, one.rss, one.vmas, one.locked].map(String)));
+    ["", String(one.pid), one.background ? `${one.name} (background)` : one.name, one.rss, one.vmas, one.locked]
+      .map((cell) => (typeof cell === "number" ? written(cell) : cell))));
   processes.forEach((/** @type {any} */ one, /** @type {number} */ at) => {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: one.id });
     button.setAttribute("aria-label", `VMAs of process ${one.id}`);
-    button.addEventListener("click", () => { void showMaps(one.id); });
+    button.addEventListener("click", () => { void showMaps(one); });
     table.tBodies[0].rows[at].cells[0].append(button);
   });
 }
 
-/** @param {number} process */
+/** @param {{id: number, name: string}} process */
 async function showMaps(process) {
-  const answer = await fetch(`api/machines/${machine.id}/processes/${process}/maps`);
-  byId("maps").hidden = false;
-  byId("maps").textContent = (await answer.text()) || "no VMAs";
+  const answer = await fetch(`api/machines/${machine.id}/processes/${process.id}/maps`);
+  byId("maps-title").textContent = `VMAs of process ${process.id}, ${process.name || "without a name"}`;
+  byId("maps").textContent = (await answer.text()) || "It has mapped nothing.";
+  for (const id of ["maps-title", "maps"]) byId(id).hidden = false;
 }
 
-/** @param {any[]} loads */
-function showLoads(loads) {
-  fill(byId("loads"), loads.map((load) => {
-    const refused = Object.entries(load.refusals ?? {}).map(([errno, count]) => `${count} ${errno}`).join(", ");
-    const why = Object.entries(load.deciding ?? {}).map(([reason, count]) => `${count} ${reason}`).join(", ");
-    const { p50, p99 } = load.latency_us ?? {};
-    return [load.attempts, refused || "none", load.ops_per_s, p50, p99, load.jain_fairness, why].map((cell) => String(cell ?? ""));
-  }));
+/** @param {number} version */
+async function learnLoads(version) {
+  loads = version;
+  showRuns((await get("api/loads")).loads);
+}
+
+/** @param {any[]} runs */
+function showRuns(runs) {
+  showLoads(runs, { none: byId("loads-none"), table: byId("loads"), region: byId("sizes-region"), sizes: byId("sizes") });
 }
 
 /** @param {Event} event */
@@ -158,13 +200,17 @@ async function takeLoad(event) {
   if (!file) return;
   const answer = await fetch("api/loads", { method: "POST", headers: { "Content-Type": "application/json" }, body: file });
   byId("load-said").textContent = answer.ok ? "" : await answer.text();
-  if (answer.ok) showLoads((await answer.json()).loads);
+  if (answer.ok) showRuns((await answer.json()).loads);
 }
 
 byId("machine").append(...known.machines.map((/** @type {any} */ one) => new Option(one.id)));
+// The address may name a machine: /#ID.
+if (known.machines.some((/** @type {any} */ one) => `#${one.id}` === location.hash)) byId("machine").value = location.hash.slice(1);
 byId("machine").addEventListener("change", follow);
 byId("zone").addEventListener("change", () => map.show(pageblocks()));
 byId("back").addEventListener("click", back);
+byId("pause").addEventListener("click", pause);
+byId("tracepoints").addEventListener("change", listen);
 byId("refresh").addEventListener("click", () => { void showProcesses(); });
 byId("load").addEventListener("change", (event) => { void takeLoad(event); });
 for (const choice of document.querySelectorAll("input[name=colour]")) {
@@ -174,6 +220,7 @@ for (const choice of document.querySelectorAll("input[name=colour]")) {
     map.draw();
   });
 }
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawLegend);
 drawLegend();
 follow();
-showLoads((await get("api/loads")).loads);
+await learnLoads(-1);
