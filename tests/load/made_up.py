@@ -5,17 +5,25 @@ from collections import Counter
 import numpy as np
 
 from contigmm.abi import EAGAIN, ENOMEM
-from contigmm.load.arrival import Arrival
 from contigmm.load.effort import Effort
 from contigmm.load.fragmentation import Fragmentation
 from contigmm.load.intervals import Interval
+from contigmm.load.parts import phase_results
 from contigmm.load.report import Integrity, Report, Stages, Traffic
 from contigmm.load.samples import SAMPLE, Chunk, Kind
-from contigmm.load.sizes import Hold, SizeMix
+from contigmm.load.scenario import scenario_of
+from contigmm.load.sizes import SizeMix
 from contigmm.load.tally import Tally
 
 REASONS = ("", "no_contiguous_block_compaction_not_simulated", "memlock_limit")
 MIX = SizeMix.parse("64K:50,2M:30,4M:20")
+SCENARIO = scenario_of(
+    {
+        "seed": 7,
+        "groups": [{"processes": 2, "sizes": str(MIX), "hold": "8-24"}],
+        "phases": [{"seconds": 0.5}],
+    }
+)
 
 
 def chunk(rows):
@@ -73,10 +81,9 @@ def report(**changes):
     total = tally()
     values = {
         "source": "host:",
-        "seed": 7,
-        "nr_processes": 2,
-        "mix": MIX,
-        "hold": Hold(8, 24),
+        "scenario": SCENARIO,
+        "attempts_by_process": tuple(total.attempts_by_process),
+        "phases": phase_results(SCENARIO, total.samples, begin_ns=0),
         "stages": Stages(stage(10), stage(2), stage(1), stage(1), stage(2)),
         "managed_bytes": 4 << 30,
         "sizes": tuple(total.sizes),
@@ -93,7 +100,6 @@ def report(**changes):
             queue_depth_max=2,
             processes_in_window_min=2,
             processes_in_window_median=2,
-            arrival=Arrival(),
             effort=Effort(0.5, 1200),
             intervals=(Interval(16.0, 100.0, 200.0, 0.5),) * 10,
         ),

@@ -17,10 +17,11 @@ from grpc_status import rpc_status
 from contigmm.client import Door
 from contigmm.client.aio import Client, Machine, connect
 from contigmm.client.failures import ServiceError
+from contigmm.hosts import describe
 from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import Call, Operation
 from contigmm.v1 import machine_pb2 as pb
-from contigmm_server.doors import tenants, token_command, tokens
+from contigmm_server.doors import privileges, tenants, token_command, tokens
 from contigmm_server.doors.audit import Audit
 from contigmm_server.doors.caller import Role
 from contigmm_server.doors.guard import Guard
@@ -34,6 +35,7 @@ from contigmm_server.durable.store import Store
 from contigmm_server.limits import Limits
 from contigmm_server.service import Service
 
+CAPTURE = Path(__file__).parents[1] / "data" / "fragmented.snap.tar.xz"
 PEM = Path(__file__).parent / "certificates"
 SPAWN = Operation(Call.SPAWN, 0, (1000, 0, 0), SpawnSpec("s").encode())
 
@@ -486,3 +488,58 @@ def test_the_audit_log_goes_on_in_another_file(tmp_path):
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["audit.log", *(f"audit.log.{number}" for number in range(1, 9))]
     assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
+
+
+@pytest.mark.asyncio
+async def test_privileged_processes_of_a_snapshot_take_an_admin(tmp_path):
+    async with guarded(tmp_path) as doors:
+        admin, user = await doors.come("lab"), await doors.come("other", Role.USER)
+        plain = await (await admin.create_machine(DESCRIPTION, name="plain")).spawn(uid=1000)
+        await plain.mmap(0, PAGE, RW, ANON)
+        snapshot = await plain.machine.snapshot()
+        twin = await user.restore_machine(snapshot, name="twin")
+        assert await twin.digest() == await plain.machine.digest()
+        for number, privilege in enumerate(
+            ({}, {"caps": {"CAP_IPC_LOCK"}}, {"rlimits": {"MEMLOCK": (1 << 40, 1 << 40)}})
+        ):
+            machine = await admin.create_machine(DESCRIPTION, name=f"m{number}")
+            await machine.spawn(**({"uid": 1000} if privilege else {}), **privilege)
+            snapshot = await machine.snapshot()
+            failure = await refused(user.restore_machine(snapshot, name="raised"))
+            assert failure.code is grpc.StatusCode.PERMISSION_DENIED
+            assert failure.reason == "ROLE_TOO_LOW"
+            await (await admin.restore_machine(snapshot, name="raised")).delete()
+            await machine.delete()
+        assert [each.name for each in await user.machines()] == ["machines/twin"]
+
+
+@pytest.mark.asyncio
+async def test_processes_of_a_description_are_nobodys_if_a_user_brings_it(tmp_path):
+    described = describe(f"file:{CAPTURE}", seed=1)
+    async with guarded(tmp_path) as doors:
+        for role, uid in ((Role.USER, privileges.NOBODY), (Role.ADMIN, 0)):
+            client = await doors.come("lab", role)
+            machine = await client.create_machine(described, name=role.name.lower())
+            first = await (await machine.processes())[0].info()
+            assert first.background
+            assert (first.uid, bool(first.caps)) == (uid, role is Role.ADMIN)
+            snapshot = await machine.snapshot()
+            if role is Role.USER:
+                twin = await client.restore_machine(snapshot, name="twin")
+                assert await twin.digest() == await machine.digest()
+
+
+@pytest.mark.asyncio
+async def test_what_a_snapshot_holds_counts_before_it_is_a_machine(tmp_path):
+    config = Tenants({"lab": Quotas(processes=2), "few": Quotas(frames=1000)})
+    async with guarded(tmp_path, config) as doors:
+        rich, lab, few = [await doors.come(name) for name in ("rich", "lab", "few")]
+        machine = await rich.create_machine(DESCRIPTION, name="many")
+        for _ in range(3):
+            await machine.spawn()
+        snapshot = await machine.snapshot()
+        for client, quota in ((lab, "processes"), (few, "frames")):
+            failure = await refused(client.restore_machine(snapshot, name="mine"))
+            assert failure.reason == "QUOTA_REACHED"
+            assert quota in str(failure)
+            assert await client.machines() == []

@@ -17,8 +17,8 @@ from contigmm.client import exchanges
 from contigmm.client.aio import Client, Machine, connect
 from contigmm.sim.lives import SpawnSpec
 from contigmm.sim.operation import Call, Operation
-from contigmm.v1 import machine_pb2
-from contigmm_server.durable import checkpoint, command, segment
+from contigmm.v1 import machine_pb2, operation_pb2, process_pb2
+from contigmm_server.durable import checkpoint, command, kinds, segment
 from contigmm_server.durable.disk import File, OsDisk, OsFile
 from contigmm_server.durable.journal import Durability
 from contigmm_server.durable.keeper import Keeper
@@ -381,3 +381,12 @@ async def test_no_room_for_a_machine_or_a_segment_leaves_no_trace(tmp_path):
         before = await machine.examine()
     async with served(tmp_path) as (client, _):
         assert await client.machine("m").examine() == before
+
+
+async def test_an_answer_with_a_map_has_one_encoding():
+    names = [f"limit-{number}" for number in range(10, 50)]
+    limits = {name: operation_pb2.Rlimit(soft=1, hard=2) for name in names}
+    started = process_pb2.Process(spec=operation_pb2.ProcessSpec(rlimits=limits))
+    encoded = kinds.answer_bytes(process_pb2.SpawnProcessResponse(process=started))
+    found = sorted(names, key=lambda name: encoded.index(name.encode() + b"\x12"))
+    assert found == sorted(names)

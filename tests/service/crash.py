@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from contigmm.sim.machine import Machine
 CLIENTS = 16
 SESSIONS = 6
 """Clients of those that send batches of a session."""
+TOLD_EVERY = 100
+"""Deaths."""
 SHORT_S = 0.5
 """Most that a life lasts."""
 LONG_S = 4.0
@@ -171,6 +174,8 @@ async def run(kills: int, *, seed: int, lie: bool, tell: Callable[[str], object]
                 least = min(POINTS, key=lambda point: (test.deaths[point], point))
                 await test.round(least if done % 2 == 0 else None)
                 done += 1
+                if done % TOLD_EVERY == 0:
+                    tell(f"{done} deaths, {test.history.compared} answers compared")
         finally:
             test.close()
         if not test.every_point_was_hit(kills):
@@ -194,7 +199,7 @@ def main() -> int:
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
     try:
-        asyncio.run(run(args.kills, seed=args.seed, lie=args.lie, tell=print))
+        asyncio.run(run(args.kills, seed=args.seed, lie=args.lie, tell=partial(print, flush=True)))
     except LostError as error:
         print(f"crash test: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,8 @@ _EXTRAS: Final = {
     "google": "grpc",
     "matplotlib": "plot",
     "hdrh": "load",
+    "pydantic": "load",
+    "yaml": "load",
 }
 """The extra of contigmm that installs a package."""
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from contigmm.cli.failures import CommandError, needing
+from contigmm.cli.failures import UNUSABLE, CommandError, needing
 
 if TYPE_CHECKING:
     from contigmm.description import MachineDescription
     from contigmm.load.report import Report
+    from contigmm.load.scenario import Scenario
 
 _STANDARD_OUTPUT: Final = Path("-")
 _WIDTH: Final = 100
@@ -18,6 +19,8 @@ _MISSED: Final = 3
 """Exit status: the run went well, and its figures are not what was demanded."""
 
 DEFAULT_SIZES: Final = "64K:30,256K:25,512K:15,1M:12,2M:10,4M:8"
+_OF_SCENARIOS: Final = "age occupancy reclaim processes sizes hold pressure arrival memlock".split()
+"""Options that a scenario file says itself."""
 
 _PLANNING: Final = "What is asked for"
 _MACHINE: Final = "The machine"
@@ -25,7 +28,17 @@ _OUTPUT: Final = "Output"
 
 
 def load(
+    context: typer.Context,
     *,
+    scenario: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="Who asks for what, and when; --machine, --duration and --seed may replace what"
+            " it says.",
+            rich_help_panel=_PLANNING,
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +88,12 @@ def load(
             min=0, max=1, metavar="FRACTION", help="Fill the machine up to here with page cache."
         ),
     ] = 0.97,
+    reclaim: Annotated[
+        bool,
+        typer.Option(
+            "--reclaim", help="Let requests compact and reclaim before they are refused, as Linux."
+        ),
+    ] = False,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="Simulated processes.")] = 8,
     duration: Annotated[
         float, typer.Option(min=0.1, metavar="S", help="Seconds to measure.")
@@ -151,30 +170,35 @@ def load(
         return
     with needing("load"):
         from contigmm.client.door import Door
-        from contigmm.load import sizes as grammar
-        from contigmm.load.arrival import Arrival
         from contigmm.load.coordinator import Plan
         from contigmm.load.live import run_live
-        from contigmm.load.process import RLIM_INFINITY
+        from contigmm.load.scenario import scenario_of
         from contigmm.load.thresholds import Threshold
 
     thresholds = [Threshold.parse(text) for text in require or ()]
-    source = machine or ("host:" if target is None else None)
+    if scenario is None:
+        group = {"processes": processes, "sizes": sizes, "hold": hold, "memlock": memlock}
+        wanted = scenario_of(
+            {
+                "machine": machine,
+                "seed": seed,
+                "ageing": age,
+                "occupancy": occupancy,
+                "pressure": pressure,
+                "reclaim": reclaim,
+                "groups": [group],
+                "phases": [{"seconds": duration, "arrival": arrival}],
+            }
+        )
+    else:
+        wanted = _read(scenario, context, machine=machine, seed=seed, duration=duration)
+    source = wanted.machine or ("host:" if target is None else None)
     plan = Plan(
         description=None if source is None else _describe(source),
         source=source or f"the machine of {target}",
         target=target,
-        occupancy=occupancy,
-        age=age,
-        nr_processes=processes,
-        duration_s=duration,
-        mix=grammar.SizeMix.parse(sizes),
-        hold=None if hold == "auto" else grammar.Hold.parse(hold),
-        pressure=pressure,
-        memlock_bytes=RLIM_INFINITY if memlock == "unlimited" else grammar.parse_bytes(memlock),
+        scenario=wanted,
         generators=generators,
-        seed=seed,
-        arrival=Arrival.parse(arrival),
         door=Door() if target is None else Door.of_files(tls_ca=tls_ca, token_file=token_file),
     )
     if plot is not None:
@@ -186,6 +210,32 @@ def load(
         raise CommandError("the machine did not keep its promises: see the report")
     if missed := [miss for threshold in thresholds if (miss := threshold.miss(report))]:
         raise CommandError("; ".join(missed), status=_MISSED)
+
+
+def _read(
+    path: Path, context: typer.Context, *, machine: str | None, seed: int, duration: float
+) -> "Scenario":
+    """Read a scenario, and let the options that were given say otherwise where they may.
+
+    Raises:
+        CommandError: An option was given that the scenario is to say.
+    """
+    from contigmm.load.scenario import read_scenario
+
+    given = {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
+    if twice := [name for name in _OF_SCENARIOS if name in given]:
+        raise CommandError(
+            f"--{twice[0]} and --scenario exclude each other: {path} says it", status=UNUSABLE
+        )
+    scenario = read_scenario(path)
+    if "duration" in given:
+        scenario = scenario.lasting(duration)
+    changed = {"machine": machine, "seed": seed}
+    return scenario.model_copy(update={name: changed[name] for name in changed if name in given})
 
 
 def _compare(before: Path, after: Path) -> None:

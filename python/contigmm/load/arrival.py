@@ -7,7 +7,7 @@ every request that the stall held up, not only with the one that it held.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from random import Random
@@ -93,3 +93,54 @@ class Arrival:
         if self.kind == "ramp":
             return f"ramp:{self.from_per_s:g}-{self.to_per_s:g}"
         return f"{self.kind}:{self.from_per_s:g}"
+
+
+class Timetable:
+    """When one process's requests are due, through all phases of a run."""
+
+    def __init__(
+        self,
+        phases: Sequence[tuple[float, Arrival]],
+        *,
+        seed: int,
+        process_index: int,
+        nr_processes: int,
+    ) -> None:
+        """Make the table of ``phases``, each so many seconds long, which follow each other."""
+        self._seed = seed
+        self._process_index = process_index
+        self._nr_processes = nr_processes
+        self._left = list(phases)
+        self._begins_ns = 0
+        self._ends_ns = 0
+        self._offsets_ns: Iterator[int] | None = None
+        self._next_phase()
+
+    def due_ns(self, now_ns: int) -> int | None:
+        """Return when the next request is due, since measuring began; None: at once.
+
+        In an open phase each request has its time and is made, however late; in a closed one it is
+        due when the one before has been answered, until the phase is over.
+        """
+        while True:
+            if self._offsets_ns is None:
+                if now_ns < self._ends_ns or not self._left:
+                    return None
+            else:
+                due_ns = self._begins_ns + next(self._offsets_ns)
+                if due_ns < self._ends_ns or not self._left:
+                    return due_ns
+            self._next_phase()
+
+    def _next_phase(self) -> None:
+        seconds, arrival = self._left.pop(0)
+        self._begins_ns = self._ends_ns
+        self._ends_ns += round(seconds * _NS)
+        self._offsets_ns = None
+        if arrival.open:
+            self._offsets_ns = arrival.offsets_ns(
+                seed=self._seed,
+                process_index=self._process_index,
+                nr_processes=self._nr_processes,
+                duration_s=seconds,
+            )

@@ -15,7 +15,14 @@ from contigmm.load.samples import WINDOW_COMMANDS, Kind
 from contigmm.load.sizes import format_bytes
 from contigmm.load.tally import Refusal
 
-_KIND_NAMES: Final = {Kind.MAP: "mmap(MAP_CONTIG)", Kind.TOUCH: "touch", Kind.UNMAP: "munmap"}
+_KIND_NAMES: Final = {
+    Kind.MAP: "mmap",
+    Kind.TOUCH: "touch",
+    Kind.UNMAP: "munmap",
+    Kind.PIN: "mlock",
+    Kind.FORK: "fork",
+    Kind.EXIT: "exit",
+}
 
 
 def mib(nr_bytes: int) -> str:
@@ -29,6 +36,8 @@ def print_report(report: Report, console: Console) -> None:
     """Print everything a user wants to know of a run, the verdict last."""
     for heading, table in (
         ("Requests", _sizes_table(report)),
+        ("Requests by group", _groups_table(report)),
+        ("Requests by phase, in which they were due", _phases_table(report)),
         ("Refusals", _refusals_table(report)),
         ("Time of a call, from when it was due to its answer", _latency_table(report)),
         ("Free blocks: captured, filled, measured from began to ended", _stages_table(report)),
@@ -91,6 +100,31 @@ def _sizes_table(report: Report) -> Table:
     return table
 
 
+def _groups_table(report: Report) -> Table:
+    table = _plain_table("group", "processes", "attempts", "mapped", "refused")
+    for part in report.groups if len(report.groups) > 1 else ():
+        figures = (part.group.processes, part.attempts, part.successes)
+        table.add_row(
+            part.group.name, *(f"{figure:,}" for figure in figures), f"{part.refused_share:.1%}"
+        )
+    return table
+
+
+def _phases_table(report: Report) -> Table:
+    table = _plain_table("phase", "arrival", "seconds", "attempts", "refused", "p50 µs", "p99 µs")
+    for part in report.phases if len(report.phases) > 1 else ():
+        table.add_row(
+            part.phase.name,
+            str(part.phase.arrival),
+            f"{part.phase.seconds:g}",
+            f"{part.attempts:,}",
+            f"{part.refused_share:.1%}",
+            f"{part.latency.p50:,}",
+            f"{part.latency.p99:,}",
+        )
+    return table
+
+
 def _refusals_table(report: Report) -> Table:
     table = _plain_table("refused with", "times", "because")
     table.columns[-1].justify = "left"
@@ -104,9 +138,11 @@ def _latency_table(report: Report) -> Table:
     table = _plain_table("call", "calls", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "max µs")
     for kind, name in _KIND_NAMES.items():
         latency = report.latency[kind]
+        if not latency.calls:
+            continue
         row = (latency.calls, latency.p50, latency.p90, latency.p99, latency.p999, latency.max)
         table.add_row(name, *(f"{figure:,}" for figure in row))
-    if report.traffic.arrival.open:
+    if any(phase.arrival.open for phase in report.scenario.phases):
         sent = report.service
         row = (sent.calls, sent.p50, sent.p90, sent.p99, sent.p999, sent.max)
         table.add_row("mmap, from sending it", *(f"{figure:,}" for figure in row))
@@ -157,7 +193,7 @@ def _sentences(report: Report) -> list[str]:
         _arrival_sentence(report),
         f"Among any {WINDOW_COMMANDS} commands in a row at least"
         f" {traffic.processes_in_window_min} processes (half of the time"
-        f" {traffic.processes_in_window_median} or more) of {report.nr_processes};"
+        f" {traffic.processes_in_window_median} or more) of {report.scenario.nr_processes};"
         f" Jain's fairness of what was mapped {report.fairness:.3f}.",
         f"Invariants {integrity.invariants}. Pagemaps read at {integrity.observations} random"
         f" moments named {integrity.observed_frames:,} frames, {integrity.observed_twice} of them"
@@ -182,10 +218,11 @@ def _arrival_sentence(report: Report) -> str:
     """Say how requests came, and whether what made them could keep up."""
     traffic = report.traffic
     effort = traffic.effort
-    asked = f"Requests came by {traffic.arrival}"
-    if traffic.arrival.open:
+    asked = f"Requests came by {report.arrival}"
+    arrival = report.scenario.phases[0].arrival
+    if len(report.scenario.phases) == 1 and arrival.open:
         mapped_per_s = report.attempts / traffic.duration_s
-        asked += f": {traffic.arrival.mean_per_s:,.0f} asked for a second, {mapped_per_s:,.0f} made"
+        asked += f": {arrival.mean_per_s:,.0f} asked for a second, {mapped_per_s:,.0f} made"
     limit = (
         "the generator may have been the limit, not the server"
         if effort.was_the_limit

@@ -13,14 +13,22 @@ import numpy as np
 from contigmm.client.aio import Client, Machine, connect
 from contigmm.client.door import Door
 from contigmm.client.failures import ServiceError
+from contigmm.client.views import Pagemaps
 from contigmm.description import MachineDescription
-from contigmm.load.arrival import Arrival
 from contigmm.load.children import GeneratorProcess, own_server
 from contigmm.load.effort import Effort
 from contigmm.load.fill import Filling, fresh_layout, prepare
 from contigmm.load.fragmentation import PAGE_BYTES, Fragmentation
 from contigmm.load.intervals import intervals
-from contigmm.load.ownership import Closing, FrameStates, Pfns, owned_twice, present_frames
+from contigmm.load.ownership import (
+    Closing,
+    FrameStates,
+    Pfns,
+    frames_of,
+    frames_of_families,
+    owned_twice,
+)
+from contigmm.load.parts import phase_results
 from contigmm.load.pipe import (
     Assignment,
     Failed,
@@ -40,7 +48,8 @@ from contigmm.load.samples import (
     mean_in_flight,
     most_in_flight,
 )
-from contigmm.load.sizes import Hold, SizeMix
+from contigmm.load.scenario import Scenario
+from contigmm.load.sizes import Hold
 from contigmm.load.tally import SizeTally, Tally
 
 _NS: Final = 1_000_000_000
@@ -66,18 +75,8 @@ class Plan:
     """Its name, for the report."""
     target: str | None
     """Address of a server; None: one of our own."""
-    occupancy: float
-    age: float
-    nr_processes: int
-    duration_s: float
-    mix: SizeMix
-    hold: Hold | None
-    """None: so that ``pressure`` times the free memory is wanted at once."""
-    pressure: float
-    memlock_bytes: int
+    scenario: Scenario
     generators: int
-    seed: int
-    arrival: Arrival
     door: Door
     """How to come in at the target."""
 
@@ -120,6 +119,7 @@ class _Observed:
     moments: int = 0
     frames: int = 0
     twice: set[int] = field(default_factory=set)
+    unjudged: list[Pagemaps] = field(default_factory=list)
 
 
 async def run(plan: Plan, watch: Watch) -> Report:
@@ -149,12 +149,12 @@ async def _run(plan: Plan, watch: Watch) -> Report:
             address = await stack.enter_async_context(own_server())
         client = await stack.enter_async_context(connect(address, door=plan.door))
         booted = await stack.enter_async_context(_machine(plan, client, watch))
-        hold = plan.hold or _hold_for(plan, booted.usable_bytes)
+        holds = plan.scenario.holds(booted.usable_bytes)
         generators = [
             await stack.enter_async_context(GeneratorProcess.running(assignment))
-            for assignment in _assignments(plan, booted, address, hold)
+            for assignment in _assignments(plan, booted, address, holds)
         ]
-        run = _Run(plan, booted, hold, generators, watch)
+        run = _Run(plan, booted, generators, watch)
         return await run.report()
 
 
@@ -175,16 +175,17 @@ async def _machine(plan: Plan, client: Client, watch: Watch) -> AsyncIterator[_B
     captured = _described(described)
     filling = prepare(
         described,
-        occupancy=plan.occupancy,
-        age=plan.age,
-        seed=plan.seed,
+        occupancy=plan.scenario.occupancy,
+        age=plan.scenario.ageing,
+        seed=plan.scenario.seed,
+        reclaim=plan.scenario.reclaim,
         room_frames=max(
-            _ROOM_REQUESTS * max(plan.mix.sizes_bytes) // PAGE_BYTES,
+            _ROOM_REQUESTS * plan.scenario.sizes_bytes[-1] // PAGE_BYTES,
             round(_ROOM_SHARE * described.managed),
         ),
     )
     watch(Tick("booting the machine"))
-    machine = await client.create_machine(filling.description, seed=plan.seed)
+    machine = await client.create_machine(filling.description, seed=plan.scenario.seed)
     try:
         cpu_nodes = described.cpu_nodes or described.nodes[:1] * described.nr_cpus
         yield await _looked_at(machine, captured, filling, cpu_nodes)
@@ -243,11 +244,7 @@ async def _states(machine: Machine) -> FrameStates:
 
 async def _frames(machine: Machine, processes: Iterable[int] = ()) -> dict[int, Pfns]:
     """Return the frames of processes at one moment; of none named, of all of clients."""
-    pagemaps = await machine.pagemaps(processes)
-    return {
-        process: present_frames(np.concatenate([entries for _, entries in stretches]))
-        for process, stretches in pagemaps.by_process.items()
-    }
+    return frames_of(await machine.pagemaps(processes))
 
 
 async def _background(machine: Machine) -> dict[int, Pfns]:
@@ -255,27 +252,19 @@ async def _background(machine: Machine) -> dict[int, Pfns]:
     return await _frames(machine, processes) if processes else {}
 
 
-def _hold_for(plan: Plan, usable_bytes: int) -> Hold:
-    """Return how long to hold so that ``pressure`` times the usable memory is wanted at once."""
-    wanted_bytes = plan.pressure * usable_bytes
-    return Hold.around(wanted_bytes / (plan.nr_processes * plan.mix.mean_bytes))
-
-
-def _assignments(plan: Plan, booted: _Booted, address: str, hold: Hold) -> list[Assignment]:
-    nr_generators = min(plan.generators, max(plan.nr_processes, 2))
+def _assignments(
+    plan: Plan, booted: _Booted, address: str, holds: tuple[Hold, ...]
+) -> list[Assignment]:
+    nr_processes = plan.scenario.nr_processes
+    nr_generators = min(plan.generators, max(nr_processes, 2))
     return [
         Assignment(
             address=address,
             machine=booted.machine.name,
-            processes=tuple(range(number, plan.nr_processes, nr_generators)),
-            seed=plan.seed,
-            mix=plan.mix,
-            hold=hold,
-            memlock_bytes=plan.memlock_bytes,
+            processes=tuple(range(number, nr_processes, nr_generators)),
+            scenario=plan.scenario,
+            holds=holds,
             cpu_nodes=booted.cpu_nodes,
-            arrival=plan.arrival,
-            duration_s=plan.duration_s,
-            nr_processes=plan.nr_processes,
             door=plan.door,
         )
         for number in range(nr_generators)
@@ -289,22 +278,24 @@ class _Run:
         self,
         plan: Plan,
         booted: _Booted,
-        hold: Hold,
         generators: list[GeneratorProcess],
         watch: Watch,
     ) -> None:
-        self._plan = plan
+        self._source = plan.source
         self._booted = booted
         self._machine = booted.machine
-        self._hold = hold
+        self._scenario = plan.scenario
         self._generators = generators
         self._watch = watch
-        self._tally = Tally(sizes_bytes=plan.mix.sizes_bytes, nr_processes=plan.nr_processes)
+        self._tally = Tally(
+            sizes_bytes=plan.scenario.sizes_bytes, nr_processes=plan.scenario.nr_processes
+        )
         self._warmed = [asyncio.Event() for _ in generators]
         self._stopped = [asyncio.Event() for _ in generators]
         self._begin_ns = 0
         self._efforts: list[tuple[float, bytes]] = []
         self._observed = _Observed()
+        self._families: dict[int, int] = {}
         self._notes = list(booted.notes)
 
     async def report(self) -> Report:
@@ -337,7 +328,7 @@ class _Run:
 
     async def _warm_up(self) -> None:
         """Wait until every process has made as many requests as it holds."""
-        limit_s = max(_LONGEST_WARM_UP_S, self._plan.duration_s)
+        limit_s = max(_LONGEST_WARM_UP_S, self._scenario.duration_s)
         waiting = asyncio.gather(*(event.wait() for event in self._warmed))
         start_ns = monotonic_ns()
         while not waiting.done():
@@ -355,7 +346,7 @@ class _Run:
         """Count for the duration, observing at random moments; return the nanoseconds."""
         self._begin_ns = monotonic_ns()
         await self._tell_all(Measure())
-        end_ns = self._begin_ns + round(self._plan.duration_s * _NS)
+        end_ns = self._begin_ns + round(self._scenario.duration_s * _NS)
         observing = asyncio.create_task(self._observe_at_random())
         try:
             while (left_ns := end_ns - monotonic_ns()) > 0:
@@ -376,7 +367,7 @@ class _Run:
         return Tick(
             "measuring",
             done_s=elapsed_ns / _NS,
-            of_s=self._plan.duration_s,
+            of_s=self._scenario.duration_s,
             sizes=tuple(self._tally.sizes),
             calls_per_s=self._tally.nr_calls / elapsed_ns * _NS,
             in_flight=self._tally.busy_ns / elapsed_ns,
@@ -396,6 +387,7 @@ class _Run:
                 case Failed(sentence):
                     raise LoadError(sentence)
                 case Chunk():
+                    self._families.update(message.births)
                     self._tally.add(message.since(self._begin_ns))
         if not self._stopped[number].is_set():
             raise LoadError(f"generator {number} ended before its time")
@@ -403,22 +395,31 @@ class _Run:
     # ---- the observing client ----
 
     async def _observe_at_random(self) -> None:
-        random = Random(f"contigmm load observer {self._plan.seed}")
-        mean_s = self._plan.duration_s / _OBSERVATIONS
+        random = Random(f"contigmm load observer {self._scenario.seed}")
+        mean_s = self._scenario.duration_s / _OBSERVATIONS
         while True:
             await asyncio.sleep(2 * mean_s * random.random())
             await self._observe()
 
     async def _observe(self) -> None:
         """Rebuild who owns what from pagemaps of one moment."""
-        frames = await _frames(self._machine)
+        pagemaps = await self._machine.pagemaps()
         self._observed.moments += 1
+        if self._scenario.forks:  # who is whose child comes with the generators' next chunks
+            self._observed.unjudged.append(pagemaps)
+        else:
+            self._judge(frames_of(pagemaps))
+
+    def _judge(self, frames: dict[int, Pfns]) -> None:
         self._observed.frames += sum(map(len, frames.values()))
-        twice = owned_twice(frames, self._booted.states)
+        # Where requests reclaim, a frame that the machine came with may have been evicted since.
+        twice = owned_twice(frames, None if self._scenario.reclaim else self._booted.states)
         self._observed.twice.update(int(pfn) for pfn in twice)
 
     async def _integrity(self) -> Integrity:
         """Compare the machine, after all processes of the load have exited, with the start."""
+        for pagemaps in self._observed.unjudged:
+            self._judge(frames_of_families(pagemaps, self._families))
         vmstat = await self._machine.vmstat()
         migrated = self._counted(vmstat, "pgmigrate_success")
         reclaimed = sum(self._counted(vmstat, name) for name in vmstat if name in _RECLAIM_COUNTERS)
@@ -431,6 +432,8 @@ class _Run:
                 one.id for one in await self._machine.processes() if not one.born.background
             ),
         )
+        if killed := self._counted(vmstat, "oom_kill"):
+            self._notes.append(f"the out-of-memory killer ended {killed} processes")
         return Integrity(
             invariants=(await self._machine.examine()).violation or "ok",
             observations=self._observed.moments,
@@ -456,21 +459,19 @@ class _Run:
             in_flight_mean=mean_in_flight(samples),
             in_flight_max=most_in_flight(samples),
             queue_depth_max=queue_depth_max,
-            processes_in_window_min=int(windows.min(initial=self._plan.nr_processes)),
+            processes_in_window_min=int(windows.min(initial=self._scenario.nr_processes)),
             processes_in_window_median=int(np.median(windows)) if len(windows) else 0,
-            arrival=self._plan.arrival,
             effort=Effort.merged(self._efforts),
             intervals=intervals(samples, begin_ns=self._begin_ns, elapsed_ns=elapsed_ns),
         )
 
     def _reported(self, stages: Stages, traffic: Traffic, integrity: Integrity) -> Report:
-        plan, tally = self._plan, self._tally
+        tally = self._tally
         return Report(
-            source=plan.source,
-            seed=plan.seed,
-            nr_processes=plan.nr_processes,
-            mix=plan.mix,
-            hold=self._hold,
+            source=self._source,
+            scenario=self._scenario,
+            phases=phase_results(self._scenario, tally.samples, begin_ns=self._begin_ns),
+            attempts_by_process=tuple(tally.attempts_by_process),
             stages=stages,
             managed_bytes=self._booted.managed_bytes,
             sizes=tuple(tally.sizes),

@@ -34,9 +34,12 @@ FILE_FRAMES: Final = 1 << 14
 """Frames of one file of the cache: 64 MiB."""
 
 # What kswapd would take back again, by and by, stays for good where nobody lets it work:
-# mm/page_alloc.c:boost_watermark(), mm/vmscan.c:balance_pgdat(), v6.12. And requests are refused
-# where Linux would compact and reclaim, so that what fragmentation alone decides is seen.
-_AS_IT_LIES: Final[dict[str, int | str]] = {"watermark_boost_factor": 0, "direct_reclaim": 0}
+# mm/page_alloc.c:boost_watermark(), mm/vmscan.c:balance_pgdat(), v6.12.
+_UNBOOSTED: Final[dict[str, int | str]] = {"watermark_boost_factor": 0}
+
+# Requests are refused where Linux would compact and reclaim, so that what fragmentation alone
+# decides is seen; unless a load asks for both.
+_AS_IT_LIES: Final[dict[str, int | str]] = _UNBOOSTED | {"direct_reclaim": 0}
 
 _BATCH_FRAMES: Final = 1 << 22
 
@@ -60,7 +63,9 @@ class Filling:
         """Sentences that say what was done."""
         done = [
             "watermarks are not boosted: kswapd, which would lower them again, does not run",
-            "requests do not compact or reclaim: fragmentation decides as it is",
+            "requests compact and reclaim before they are refused, as in Linux"
+            if self.description.settings.get("direct_reclaim", 1)
+            else "requests do not compact or reclaim: fragmentation decides as it is",
         ]
         if self.aged_frames:
             done.append(f"{self.aged_frames} single pages of cache age it (drawn from the seed)")
@@ -87,20 +92,23 @@ def prepare(
     age: float,
     seed: int,
     room_frames: int = 0,
+    reclaim: bool = False,
 ) -> Filling:
     """Return ``description`` aged by the share ``age`` and filled up to ``occupancy``.
 
     ``age`` is the share of free memory, 0 to 1, whose blocks are broken by scattered single pages.
     ``occupancy`` is the share of managed memory in use afterwards, 0 to 1; at least ``room_frames``
     are left above what watermarks and reserves keep from user space, if there are as many. A
-    machine that is fuller already stays as it is.
+    machine that is fuller already stays as it is. With ``reclaim`` requests make room for
+    themselves before they are refused.
     """
+    settings = _UNBOOSTED if reclaim else _AS_IT_LIES
     rng = np.random.default_rng([seed, 0x10AD])
     taken_by_ageing, description = _aged(description, age, rng)
     taken, free_left = _cache_blocks(description, occupancy, room_frames, rng)
     description = _with_layout(description, taken, free_left, "load-cache")
     return Filling(
-        replace(description, settings=description.settings | _AS_IT_LIES),
+        replace(description, settings=description.settings | settings),
         aged_frames=taken_by_ageing,
         cache_frames=int(_frames_of(taken.order).sum()),
         nr_files=sum(owner.name.startswith("load-") for owner in _layout(description).owners),

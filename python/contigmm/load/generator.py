@@ -14,6 +14,7 @@ from typing import Final
 
 from contigmm.client.aio import Machine, connect
 from contigmm.client.failures import ServiceError
+from contigmm.load.arrival import Timetable
 from contigmm.load.effort import Meter
 from contigmm.load.pipe import (
     Assignment,
@@ -26,7 +27,7 @@ from contigmm.load.pipe import (
     receive,
     send,
 )
-from contigmm.load.process import LoadError, SimulatedProcess
+from contigmm.load.process import Birth, LoadError, SimulatedProcess
 from contigmm.load.samples import Recorder
 from contigmm.load.sizes import Script
 
@@ -66,7 +67,7 @@ class Generator:
                     if message is None:
                         raise _AbandonedError
                     if isinstance(message, Measure):
-                        self._recorder.take()
+                        self._recorder.forget_calls()
                         self._meter.start()
                         self._begin_ns, self._measuring = monotonic_ns(), True
                 effort = self._meter.read()
@@ -80,22 +81,33 @@ class Generator:
                 await asyncio.gather(*(process.exit() for process in self._processes))
 
     async def _spawn(self, machine: Machine, stack: AsyncExitStack) -> None:
-        given = self._assignment
+        given, sizes_bytes = self._assignment, self._assignment.scenario.sizes_bytes
         for index in given.processes:
-            script = Script(seed=given.seed, process_index=index, mix=given.mix, hold=given.hold)
-            stream = await stack.enter_async_context(machine.stream())
-            process = SimulatedProcess(
-                stream, index=index, script=script, mix=given.mix, recorder=self._recorder
+            number = given.scenario.group_of(index)
+            group = given.scenario.groups[number]
+            script = Script(
+                seed=given.scenario.seed,
+                process_index=index,
+                mix=group.sizes.over(sizes_bytes),
+                hold=given.holds[number],
+                chances=group.chances,
             )
             cpu = index % len(given.cpu_nodes)
-            await process.spawn(
-                cpu=cpu, node=given.cpu_nodes[cpu], memlock_bytes=given.memlock_bytes
+            process = SimulatedProcess(
+                await stack.enter_async_context(machine.stream()),
+                script=script,
+                sizes_bytes=sizes_bytes,
+                recorder=self._recorder,
+                birth=Birth(
+                    index, group.name, cpu, given.cpu_nodes[cpu], group.memlock, group.memory
+                ),
             )
+            await process.spawn()
             self._processes.append(process)
 
     async def _drive(self, process: SimulatedProcess, index: int) -> None:
         await process.run(
-            warm_after=self._assignment.hold.high,
+            warm_after=self._assignment.holds[self._assignment.scenario.group_of(index)].high,
             warm=self._one_more_is_warm,
             going_on=lambda: not self._stopping.is_set(),
             due=self._due(index),
@@ -107,17 +119,20 @@ class Generator:
         Demand builds up in a closed loop, as fast as it can; measured is what arrives on time.
         """
         given = self._assignment
-        offsets_ns = given.arrival.offsets_ns(
-            seed=given.seed,
+        timetable = Timetable(
+            [(phase.seconds, phase.arrival) for phase in given.scenario.phases],
+            seed=given.scenario.seed,
             process_index=index,
-            nr_processes=given.nr_processes,
-            duration_s=given.duration_s,
+            nr_processes=given.scenario.nr_processes,
         )
 
         async def due() -> int | None:
-            if not (given.arrival.open and self._measuring):
+            if not self._measuring:
                 return None
-            due_ns = self._begin_ns + next(offsets_ns)
+            offset_ns = timetable.due_ns(monotonic_ns() - self._begin_ns)
+            if offset_ns is None:
+                return None
+            due_ns = self._begin_ns + offset_ns
             if (early_ns := due_ns - monotonic_ns()) > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(early_ns / 1e9):

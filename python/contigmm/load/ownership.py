@@ -11,6 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from contigmm.abi import PAGE_SIZE
+from contigmm.client.views import Pagemaps
+
 PM_PRESENT: Final = 1 << 63  # fs/proc/task_mmu.c, v6.12
 PM_PFRAME_MASK: Final = (1 << 55) - 1  # fs/proc/task_mmu.c, v6.12
 
@@ -92,16 +95,46 @@ def present_frames(entries: NDArray[np.uint64]) -> Pfns:
     return frames
 
 
-def owned_twice(frames_by_process: Mapping[int, Pfns], start: FrameStates) -> Pfns:
+def frames_of(pagemaps: Pagemaps) -> dict[int, Pfns]:
+    """Return the frames that each process maps."""
+    return {
+        process: present_frames(np.concatenate([entries for _, entries in stretches]))
+        for process, stretches in pagemaps.by_process.items()
+    }
+
+
+def frames_of_families(pagemaps: Pagemaps, families: Mapping[int, int]) -> dict[int, Pfns]:
+    """Return the frames that each family of processes maps, a page shared by a fork once.
+
+    A fork shares a frame at one virtual page; the same frame at another page counts again.
+    ``families`` names the family of each process; one that is in none is a family of its own.
+    """
+    found: dict[int, list[NDArray[np.uint64]]] = {}
+    for process, stretches in pagemaps.by_process.items():
+        family = families.get(process, -process)
+        for address, entries in stretches:
+            present = np.flatnonzero(entries & np.uint64(PM_PRESENT))
+            frames = entries[present] & np.uint64(PM_PFRAME_MASK)
+            pages = present.astype(np.uint64) + np.uint64(address // PAGE_SIZE)
+            found.setdefault(family, []).append(np.stack([frames, pages], axis=1))
+    return {
+        family: np.unique(np.concatenate(parts), axis=0)[:, 0] for family, parts in found.items()
+    }
+
+
+def owned_twice(frames_by_process: Mapping[int, Pfns], start: FrameStates | None) -> Pfns:
     """Return the frames that have more than one owner among processes that share nothing.
 
     A second owner is another process, another page of the same process, or whoever had the frame
-    at the ``start``, when these processes had none.
+    at the ``start``, when these processes had none; None: whoever had it may have given it up.
     """
     if not frames_by_process:
         return np.zeros(0, dtype=np.uint64)
     frames, times = np.unique(np.concatenate(list(frames_by_process.values())), return_counts=True)
-    twice: Pfns = frames[(times > 1) | ~start.is_free(frames)]
+    again = times > 1
+    if start is not None:
+        again |= ~start.is_free(frames)
+    twice: Pfns = frames[again]
     return twice
 
 

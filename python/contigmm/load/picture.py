@@ -55,8 +55,8 @@ def _title(report: Report) -> str:
     )
     source = report.source.rpartition("/")[2]
     return (
-        f"{report.nr_processes} processes on {source}, {report.traffic.duration_s:.0f} s,"
-        f" seed {report.seed}\nrefused: {rates}"
+        f"{report.scenario.nr_processes} processes on {source}, {report.traffic.duration_s:.0f} s,"
+        f" seed {report.scenario.seed}\nrefused: {rates}"
     )
 
 

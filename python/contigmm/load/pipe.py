@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from contigmm.client.door import Door
-from contigmm.load.arrival import Arrival
 from contigmm.load.samples import Chunk
-from contigmm.load.sizes import Hold, SizeMix
+from contigmm.load.scenario import Scenario
+from contigmm.load.sizes import Hold
 
 _LENGTH_BYTES: Final = 8
 
@@ -25,16 +25,11 @@ class Assignment:
     machine: str
     processes: tuple[int, ...]
     """Indices, in the whole load, of the simulated processes that it drives."""
-    seed: int
-    mix: SizeMix
-    hold: Hold
-    memlock_bytes: int
+    scenario: Scenario
+    holds: tuple[Hold, ...]
+    """How long each group holds."""
     cpu_nodes: tuple[int, ...]
     """NUMA node of each CPU of the machine."""
-    arrival: Arrival
-    duration_s: float
-    nr_processes: int
-    """Simulated processes of the whole load."""
     door: Door
 
 

@@ -8,12 +8,13 @@ from importlib.metadata import version
 from typing import Final
 
 from contigmm.errors import ERRNO_NAMES, Reason
-from contigmm.load.arrival import Arrival
 from contigmm.load.effort import Effort
 from contigmm.load.fragmentation import Fragmentation
 from contigmm.load.intervals import Interval
+from contigmm.load.parts import GroupResult, PhaseResult, group_results
 from contigmm.load.samples import Kind, jain_fairness
-from contigmm.load.sizes import Hold, SizeMix, format_bytes
+from contigmm.load.scenario import Scenario
+from contigmm.load.sizes import format_bytes
 from contigmm.load.tally import Latency, Refusal, SizeTally
 
 SCHEMA: Final = "load/1"
@@ -109,7 +110,6 @@ class Traffic:
     processes_in_window_min: int
     """Fewest processes among 100 commands that followed each other in the machine."""
     processes_in_window_median: int
-    arrival: Arrival
     effort: Effort
     intervals: tuple[Interval, ...]
 
@@ -124,15 +124,14 @@ class Report:
     """Everything that a run of the load has to say."""
 
     source: str
-    seed: int
-    nr_processes: int
-    mix: SizeMix
-    hold: Hold
+    scenario: Scenario
     stages: Stages
     managed_bytes: int
     sizes: tuple[SizeTally, ...]
     failed_calls: dict[tuple[Kind, Refusal], int]
     mapped_by_process: tuple[int, ...]
+    attempts_by_process: tuple[int, ...]
+    phases: tuple[PhaseResult, ...]
     latency: dict[Kind, Latency]
     """From when a call was due; in a closed loop that is when it was sent."""
     service: Latency
@@ -141,6 +140,19 @@ class Report:
     integrity: Integrity
     notes: tuple[str, ...] = ()
     """Sentences about how the machine was made: what was known, drawn, filled."""
+
+    @property
+    def groups(self) -> tuple[GroupResult, ...]:
+        """What became of each group's requests."""
+        return group_results(self.scenario, self.attempts_by_process, self.mapped_by_process)
+
+    @property
+    def arrival(self) -> str:
+        """How requests came: of one phase its arrival, of more also their names and seconds."""
+        phases = self.scenario.phases
+        if len(phases) == 1:
+            return str(phases[0].arrival)
+        return ", ".join(f"{phase.name} {phase.arrival} {phase.seconds:g}s" for phase in phases)
 
     @property
     def attempts(self) -> int:
@@ -197,8 +209,8 @@ class Report:
                 "conserved": self.integrity.conserved,
                 "before": self.stages.filled.as_json(),
                 "after": self.stages.end.as_json(),
-                "seed": self.seed,
-                "arrival": str(self.traffic.arrival),
+                "seed": self.scenario.seed,
+                "arrival": self.arrival,
                 "service_us": _percentiles(self.service),
                 "generator": {
                     "busy_share": round(self.traffic.effort.busy_share, 3),
@@ -206,9 +218,35 @@ class Report:
                     "limited": self.traffic.effort.was_the_limit,
                 },
                 "intervals": [asdict(interval) for interval in self.traffic.intervals],
+                **self._parts(),
             },
             indent=2,
         )
+
+    def _parts(self) -> dict[str, list[dict[str, object]]]:
+        """Return what load/1 tells of groups and phases."""
+        return {
+            "groups": [
+                {
+                    "name": part.group.name,
+                    "processes": part.group.processes,
+                    "attempts": part.attempts,
+                    "successes": part.successes,
+                }
+                for part in self.groups
+            ],
+            "phases": [
+                {
+                    "name": part.phase.name,
+                    "seconds": part.phase.seconds,
+                    "arrival": str(part.phase.arrival),
+                    "attempts": part.attempts,
+                    "successes": part.successes,
+                    "latency_us": _percentiles(part.latency),
+                }
+                for part in self.phases
+            ],
+        }
 
     def verdict(self) -> str:
         """Name, in one line, what decided over the requests that were refused."""

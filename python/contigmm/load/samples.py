@@ -1,7 +1,7 @@
 """What a generator process saw of each call, in columns, and what can be told from them alone."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -18,6 +18,9 @@ class Kind(IntEnum):
     MAP = 0
     TOUCH = 1
     UNMAP = 2
+    PIN = 3
+    FORK = 4
+    EXIT = 5
 
 
 SAMPLE: Final = np.dtype(
@@ -45,10 +48,13 @@ class Chunk:
     samples: Samples
     reasons: tuple[str, ...]
     """What the column ``reason`` counts: ``""`` first, then Reasons."""
+    births: Mapping[int, int] = field(default_factory=dict)
+    """Processes of the machine, by number, that began since the last chunk: the index, in the load,
+    of the simulated process that each is, or is a child of."""
 
     def since(self, begin_ns: int) -> "Chunk":
         """Return the calls that were sent at ``begin_ns`` or later."""
-        return Chunk(self.samples[self.samples["begin_ns"] >= begin_ns], self.reasons)
+        return Chunk(self.samples[self.samples["begin_ns"] >= begin_ns], self.reasons, self.births)
 
 
 class Recorder:
@@ -57,6 +63,7 @@ class Recorder:
     def __init__(self) -> None:
         self._rows: list[tuple[int, int, int, int, int, int, int, int, int]] = []
         self._reasons: dict[str, int] = {"": 0}
+        self._births: dict[int, int] = {}
 
     def record(
         self,
@@ -75,11 +82,20 @@ class Recorder:
         code = self._reasons.setdefault(reason, len(self._reasons))
         self._rows.append((seq, begin_ns, end_ns, late_ns, process, errno, code, kind, size_index))
 
-    def take(self) -> Chunk:
-        """Return the calls noted since the last time."""
-        samples = np.array(self._rows, dtype=SAMPLE)
+    def born(self, number: int, process: int) -> None:
+        """Note that the machine's process ``number`` belongs to a simulated one of the load."""
+        self._births[number] = process
+
+    def forget_calls(self) -> None:
+        """Drop the calls noted since the last time."""
         self._rows.clear()
-        return Chunk(samples, tuple(self._reasons))
+
+    def take(self) -> Chunk:
+        """Return what was noted since the last time."""
+        samples = np.array(self._rows, dtype=SAMPLE)
+        births, self._births = self._births, {}
+        self._rows.clear()
+        return Chunk(samples, tuple(self._reasons), births)
 
 
 def jain_fairness(shares: Sequence[int]) -> float:

@@ -1,10 +1,12 @@
 """What a load asks for: sizes with weights, and how long a mapping is held.
 
-Both are small grammars of the command line, read once, here.
+Both are small grammars of the command line and of scenario files, read once, here.
 """
 
+import math
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
@@ -14,7 +16,12 @@ from contigmm.errors import ContigmmError
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _BYTES: Final = re.compile(r"(\d+)([KMG]?)(?:i?B)?", re.IGNORECASE)
-_HOLD: Final = re.compile(r"(\d+)(?:-(\d+))?")
+_HOLD: Final = re.compile(r"(\d+)(?:-(\d+))?|(fixed|exponential|pareto):(\d+)")
+_PARETO_SHAPE: Final = 1.5
+"""A heavy tail: the mean is three times the least, and there is no variance."""
+_LONGEST_HOLD: Final = 1_000_000
+_WARM_MEANS: Final = 3
+"""Of a distribution without an end: after so many means nearly all is held that ever will be."""
 
 
 class LoadInputError(ContigmmError, ValueError):
@@ -70,6 +77,11 @@ class SizeMix:
         ordered = sorted(weights.items())
         return cls(tuple(size for size, _ in ordered), tuple(weight for _, weight in ordered))
 
+    def over(self, sizes_bytes: Sequence[int]) -> Self:
+        """Return the same mix among more sizes, which are never asked for."""
+        weight = dict(zip(self.sizes_bytes, self.weights, strict=True))
+        return type(self)(tuple(sizes_bytes), tuple(weight.get(size, 0) for size in sizes_bytes))
+
     @property
     def mean_bytes(self) -> float:
         """The mean size of a request."""
@@ -90,7 +102,7 @@ class SizeMix:
 
 @dataclass(frozen=True)
 class Hold:
-    """How long a process keeps a mapping: between ``low`` and ``high`` of its own next requests.
+    """How long a process keeps a mapping, in its own next requests.
 
     Counted in requests, not in seconds, so that what is held at once, and with it how often memory
     runs out, does not depend on the speed of the machine that runs the load.
@@ -98,25 +110,37 @@ class Hold:
 
     low: int
     high: int
+    """``uniform``: the bounds. Of the others ``low`` is the mean, and ``high`` when all is held."""
+    kind: str = "uniform"
+    """``uniform``, ``fixed``, ``exponential`` or ``pareto``."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``8-64``, or ``32``: between half of it and one and a half times as much.
+        """Read ``8-64``, ``32`` (half of it to one and a half times as much), or ``KIND:MEAN``.
 
         Raises:
-            LoadInputError: The text is neither.
+            LoadInputError: The text is none of these.
         """
         match = _HOLD.fullmatch(text.strip())
         if match is None:
             raise LoadInputError(
-                f"{text!r} is no number of requests to hold for, nor a range as 8-64"
+                f"{text!r} is no number of requests to hold for: 32, a range as 8-64, fixed:32,"
+                " exponential:32 or pareto:32"
             )
+        if match[3] is not None:
+            return cls._of_kind(match[3], int(match[4]))
         if match[2] is None:
             return cls.around(int(match[1]))
         low, high = int(match[1]), int(match[2])
         if not 1 <= low <= high:
             raise LoadInputError(f"{text!r}: the range to hold for goes from 1 or more upwards")
         return cls(low, high)
+
+    @classmethod
+    def _of_kind(cls, kind: str, mean: int) -> Self:
+        if not 1 <= mean <= _LONGEST_HOLD:
+            raise LoadInputError(f"{kind}:{mean}: the mean is from 1 to {_LONGEST_HOLD:,} requests")
+        return cls(mean, mean if kind == "fixed" else _WARM_MEANS * mean, kind)
 
     @classmethod
     def around(cls, mean: float) -> Self:
@@ -127,11 +151,23 @@ class Hold:
     @property
     def mean(self) -> float:
         """Mean number of requests."""
-        return (self.low + self.high) / 2
+        return (self.low + self.high) / 2 if self.kind == "uniform" else float(self.low)
+
+    def at(self, share: float) -> int:
+        """Return the number of requests below which ``share`` (0 to 1) of all holds are."""
+        if self.kind == "uniform":
+            return self.low + int(share * (self.high - self.low + 1))
+        if self.kind == "fixed":
+            return self.low
+        if self.kind == "exponential":
+            return min(max(1, math.ceil(-math.log1p(-share) * self.low)), _LONGEST_HOLD)
+        least = self.low * (1 - 1 / _PARETO_SHAPE)
+        held = least / math.pow(1 - share, 1 / _PARETO_SHAPE)
+        return min(max(1, round(held)), _LONGEST_HOLD)
 
     def __str__(self) -> str:
         """Return what :meth:`parse` reads."""
-        return f"{self.low}-{self.high}"
+        return f"{self.low}-{self.high}" if self.kind == "uniform" else f"{self.kind}:{self.low}"
 
 
 @dataclass(frozen=True)
@@ -140,20 +176,48 @@ class Request:
 
     size_index: int
     hold_requests: int
+    pin: bool = False
+    fork: bool = False
+    kill: bool = False
+
+
+@dataclass(frozen=True)
+class Chances:
+    """How often, of 1, something else happens with a request."""
+
+    pin: float = 0.0
+    fork: float = 0.0
+    kill: float = 0.0
 
 
 class Script:
     """The endless list of one process's requests, drawn from the seed and nothing else."""
 
-    def __init__(self, *, seed: int, process_index: int, mix: SizeMix, hold: Hold) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int,
+        process_index: int,
+        mix: SizeMix,
+        hold: Hold,
+        chances: Chances = Chances(),
+    ) -> None:
         # Of Random only seeding and random() are promised to be the same in every Python.
         self._random = Random(f"contigmm load {seed} {process_index}")
+        self._aside = Random(f"contigmm load aside {seed} {process_index}")
         self._bounds = mix.cumulative
         self._hold = hold
+        self._chances = chances
 
     def next_request(self) -> Request:
         """Draw the next request."""
         size_index = bisect_right(self._bounds, self._random.random())
-        span = self._hold.high - self._hold.low + 1
-        held = self._hold.low + int(self._random.random() * span)
-        return Request(min(size_index, len(self._bounds) - 1), held)
+        held = self._hold.at(self._random.random())
+        pin, fork, kill = (self._aside.random() for _ in range(3))
+        return Request(
+            size_index,
+            held,
+            pin=pin < self._chances.pin,
+            fork=fork < self._chances.fork,
+            kill=kill < self._chances.kill,
+        )

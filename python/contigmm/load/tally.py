@@ -70,6 +70,7 @@ class Tally:
         self.failed_calls: Counter[tuple[Kind, Refusal]] = Counter()
         """Calls other than map that did not succeed: there should be none."""
         self._mapped_by_process = np.zeros(nr_processes, dtype=np.int64)
+        self._attempts_by_process = np.zeros(nr_processes, dtype=np.int64)
         self._latency_us = {
             kind: HdrHistogram(1, _HIGHEST_LATENCY_US, _SIGNIFICANT_DIGITS) for kind in Kind
         }
@@ -100,8 +101,9 @@ class Tally:
             *np.unique(maps["size_index"], return_counts=True), strict=True
         ):
             self.sizes[size_index].attempts += int(times)
-        mapped = maps["process"][maps["errno"] == 0]
-        self._mapped_by_process += np.bincount(mapped, minlength=len(self._mapped_by_process))
+        mapped, nr_processes = maps["process"][maps["errno"] == 0], len(self._mapped_by_process)
+        self._mapped_by_process += np.bincount(mapped, minlength=nr_processes)
+        self._attempts_by_process += np.bincount(maps["process"], minlength=nr_processes)
 
     @property
     def samples(self) -> Samples:
@@ -133,6 +135,11 @@ class Tally:
         """Refused attempts of all sizes."""
         return sum((size.refusals for size in self.sizes), Counter())
 
+    @property
+    def attempts_by_process(self) -> list[int]:
+        """Attempts of each simulated process."""
+        return [int(times) for times in self._attempts_by_process]
+
     def latency(self, kind: Kind) -> Latency:
         """Return the latency of one kind of call from when it was due; zeros if there was none."""
         return _percentiles(self._latency_us[kind])
@@ -140,6 +147,13 @@ class Tally:
     def service(self) -> Latency:
         """Return the latency of mmap from when it was sent; in a closed loop the same."""
         return _percentiles(self._service_us)
+
+
+def latency_of(took_ns: NDArray[np.int64]) -> Latency:
+    """Return the percentiles of calls that took so long."""
+    histogram = HdrHistogram(1, _HIGHEST_LATENCY_US, _SIGNIFICANT_DIGITS)
+    _count(histogram, took_ns)
+    return _percentiles(histogram)
 
 
 def _percentiles(histogram: HdrHistogram) -> Latency:

@@ -153,9 +153,7 @@ class Machine:
             else:
                 answer = Answer(seq, len(result), data=result)
         except SyscallError as refusal:
-            answer = Answer(
-                seq, errno=refusal.errno, reason=refusal.reason, detail=refusal.detail
-            )
+            answer = Answer(seq, errno=refusal.errno, reason=refusal.reason, detail=refusal.detail)
         except MemoryFault as fault:
             signal, code, address = fault.signal, fault.code, fault.address
             answer = Answer(

@@ -375,7 +375,8 @@ class OpenSession(_message.Message):
     """
     received: _builtins.int
     """Number of the last operation whose answer the client has; later answers, if kept, can be asked for
-    by sending their batches again.
+    by sending their batches again. Kept are those of the last 16,384 operations, at most 4 MiB a session
+    and 64 MiB a machine, and always the last one of a session that goes on.
     """
     def __init__(
         self,

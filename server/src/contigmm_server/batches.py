@@ -17,6 +17,7 @@ from contigmm_server.durable import kinds
 from contigmm_server.failures import ErrorReason, invalid
 from contigmm_server.hosted import Command, HostedMachine
 from contigmm_server.lifetimes import Lifetime, Stream
+from contigmm_server.limits import Limits
 from contigmm_server.registry import Registry
 from contigmm_server.sessions import Session
 
@@ -96,7 +97,7 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
                 opened = _opened(hosted, session)
                 await hosted.lasting()
                 yield opened
-                talk = Talk(hosted, session, stream, self._registry.limits.session_kept_operations)
+                talk = Talk(hosted, session, stream, self._registry.limits)
                 while True:
                     with self._registry.idle_stream():
                         request = await anext(request_iterator, None)
@@ -126,12 +127,12 @@ class Talk:
     """One stream's part of a session."""
 
     def __init__(
-        self, hosted: HostedMachine, session: Session, stream: Stream, kept_operations: int
+        self, hosted: HostedMachine, session: Session, stream: Stream, limits: Limits
     ) -> None:
         self._hosted = hosted
         self._session = session
         self._stream = stream
-        self._kept_operations = kept_operations
+        self._limits = limits
 
     async def answer(self, request: pb.OperateRequest) -> pb.OperateResponse:
         """Run a batch, or recall its answer if the session has it behind it."""
@@ -186,7 +187,7 @@ class Talk:
             else:
                 body = kinds.operate(session.id, request)
                 hosted.write_down(kinds.OPERATE, body, ran, session.tenant)
-            session.keep(count, response, self._kept_operations)
+            session.keep(count, response, self._limits)
             return response
 
         def ran() -> pb.OperateResponse:

@@ -77,10 +77,19 @@ def check_size(description: MachineDescription, cpus: int, most_frames: int) -> 
     Raises:
         ServiceError: INVALID_ARGUMENT.
     """
-    if description.nr_frames > most_frames:
+    check_numbers(description.nr_frames, max(cpus, description.nr_cpus), most_frames)
+
+
+def check_numbers(frames: int, cpus: int, most_frames: int) -> None:
+    """Refuse a machine with so many frames and CPUs if it would cost the server too much.
+
+    Raises:
+        ServiceError: INVALID_ARGUMENT.
+    """
+    if frames > most_frames:
         raise invalid(
             ErrorReason.ERROR_REASON_TOO_LARGE,
-            f"{description.nr_frames} frames, this server runs machines of at most {most_frames}",
+            f"{frames} frames, this server runs machines of at most {most_frames}",
         )
-    if max(cpus, description.nr_cpus) > MAX_CPUS:
+    if cpus > MAX_CPUS:
         raise invalid(ErrorReason.ERROR_REASON_TOO_LARGE, f"more than {MAX_CPUS} CPUs")

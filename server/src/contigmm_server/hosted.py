@@ -123,13 +123,17 @@ class HostedMachine:
                     return known
             if self.admit is not None and asked is not None:
                 self.admit(asked())
+            nr_bytes = None
             if self.journal is None:
                 response = work()
             else:
-                number = kinds.NUMBERS[type(request)]
-                response = self.write_down(number, request.SerializeToString(), work, tenant)
+                body = request.SerializeToString()
+                response, nr_bytes = self.write_down(
+                    kinds.NUMBERS[type(request)], body, work, tenant
+                )
+                nr_bytes += len(body)
             if request.request_id:
-                self.replies.keep(request, response, tenant)
+                self.replies.keep(request, response, tenant, nr_bytes)
             return response
 
         if self.journal is None:
@@ -150,19 +154,21 @@ class HostedMachine:
             await pending
         return response
 
-    def write_down(self, kind: int, body: bytes, work: Callable[[], R], tenant: str = "") -> R:
-        """Append a command to the journal if there is one, then carry it out by ``work``.
+    def write_down(
+        self, kind: int, body: bytes, work: Callable[[], R], tenant: str = ""
+    ) -> tuple[R, int]:
+        """Append a command to the journal, then carry it out by ``work``; also the answer's bytes.
 
         Raises:
             ServiceError: UNAVAILABLE, it cannot be made to last; or what ``work`` raises.
         """
         journal = self.journal
-        if journal is None:
-            return work()
+        assert journal is not None, "the caller has asked"
         journal.append(*kinds.of_tenant(tenant, kind, body), seq=self.machine.seq)
         response = work()
-        journal.answered(response.SerializeToString(deterministic=True))
-        return response
+        answer = kinds.answer_bytes(response)
+        journal.answered(answer)
+        return response, len(answer)
 
     async def lasting(self) -> None:
         """Wait until everything that was carried out so far lasts.

@@ -39,5 +39,9 @@ class Limits:
     """Sessions without a stream that a machine remembers."""
     session_kept_operations: int = 4 * 4096
     """Operations of a session whose answers are kept for a client that comes back."""
+    session_kept_bytes: int = 4 * MIB
+    """Those answers together, as on the wire."""
+    sessions_bytes: int = 64 * MIB
+    """Answers that all sessions of a machine keep."""
     page_of_processes: int = 1000
     page_of_machines: int = 100

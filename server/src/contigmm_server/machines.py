@@ -17,11 +17,12 @@ from contigmm.v1 import machine_pb2 as pb
 from contigmm.v1 import machine_pb2_grpc, operation_pb2
 from contigmm_server import codec, described, paging, uploads
 from contigmm_server.commands import Soon
-from contigmm_server.doors.caller import Role
+from contigmm_server.doors import privileges
+from contigmm_server.doors.caller import CURRENT, Caller, Role
 from contigmm_server.doors.tokens import TENANT
 from contigmm_server.failures import ErrorReason, invalid
 from contigmm_server.hosted import HostedMachine
-from contigmm_server.limits import CHUNK_BYTES
+from contigmm_server.limits import CHUNK_BYTES, Limits
 from contigmm_server.registry import Registry
 
 _VERSION: Final = version("contigmm")
@@ -109,10 +110,13 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
     ) -> pb.RestoreMachineResponse:
         """A machine from a snapshot."""
         header: pb.RestoreHeader = await uploads.first_message(request_iterator)
-        snapshot = await uploads.joined(request_iterator, self._registry.limits.upload_packed_bytes)
+        limits, caller = self._registry.limits, CURRENT.get()
+        snapshot = await uploads.joined(request_iterator, limits.upload_packed_bytes)
 
         async def make() -> pb.RestoreMachineResponse:
-            hosted = await self._registry.boot(header.machine_id, lambda: _restored(snapshot))
+            hosted = await self._registry.boot(
+                header.machine_id, lambda: _restored(snapshot, limits, caller)
+            )
             return pb.RestoreMachineResponse(machine=shown(hosted))
 
         return await self._answer_once(header, pb.RestoreMachineResponse, make)
@@ -126,9 +130,11 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
         if profile is None or clock is None:
             raise invalid(ErrorReason.ERROR_REASON_INVALID_FIELD, "no such profile or clock mode")
 
+        caller = CURRENT.get()
+
         def boot() -> Machine:
             try:
-                return Machine.boot(
+                machine = Machine.boot(
                     description,
                     profile=profile,
                     seed=parameters.seed,
@@ -137,8 +143,11 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
                 )
             except ValueError as error:
                 raise invalid(ErrorReason.ERROR_REASON_INVALID_FIELD, str(error)) from error
+            privileges.check_machine(caller, machine)
+            return machine
 
-        return await self._registry.boot(parameters.machine_id, boot)
+        frames = sum(zone.present for zone in description.zones)
+        return await self._registry.boot(parameters.machine_id, boot, frames=frames)
 
     async def _in_thread(self, work: Callable[[], MachineDescription]) -> MachineDescription:
         loop = asyncio.get_running_loop()
@@ -273,11 +282,14 @@ def _granted(tenant: str, role: Role) -> pb.Grant:
     return pb.Grant(tenant=tenant, role=_ROLES[role])
 
 
-def _restored(snapshot: bytes) -> Machine:
+def _restored(snapshot: bytes, limits: Limits, caller: Caller) -> Machine:
     try:
-        return Machine.restore(snapshot)
+        machine = Machine.restore(snapshot, max_bytes=limits.upload_unpacked_bytes)
     except SnapshotError as error:
         raise invalid(ErrorReason.ERROR_REASON_UNREADABLE_UPLOAD, str(error)) from error
+    described.check_numbers(machine.nr_frames, machine.cpus, limits.frames)
+    privileges.check_machine(caller, machine)
+    return machine
 
 
 def _violation(machine: Machine) -> str:

@@ -73,9 +73,7 @@ class MemoryService(memory_pb2_grpc.MemoryServiceServicer):
 
 def _mmap_response(answer: Answer) -> pb.MmapResponse:
     if answer.errno:
-        return pb.MmapResponse(
-            failure=codec.failure(answer), machine_seq=answer.seq
-        )
+        return pb.MmapResponse(failure=codec.failure(answer), machine_seq=answer.seq)
     return pb.MmapResponse(address=answer.value, machine_seq=answer.seq)
 
 

@@ -141,8 +141,15 @@ class Registry:
 
     # ---- coming and going ----
 
-    async def boot(self, machine_id: str, make: Callable[[], Machine]) -> HostedMachine:
+    async def boot(
+        self, machine_id: str, make: Callable[[], Machine], *, frames: int = 1
+    ) -> HostedMachine:
         """Make a machine in a thread and enter it under its name.
+
+        Args:
+            machine_id: M of machines/M; empty: one is drawn.
+            make: Makes it.
+            frames: How many it is known to have before it is made, at least.
 
         Raises:
             ServiceError: ALREADY_EXISTS, RESOURCE_EXHAUSTED, or what ``make`` raises.
@@ -150,10 +157,11 @@ class Registry:
         self._check_open()
         name = machine_name(machine_id or f"m-{secrets.token_hex(4)}")
         owner = CURRENT.get().tenant or self.owner
-        with self._reserved(name, owner) as allowance:
+        with self._reserved(name, owner, frames) as allowance:
             loop = asyncio.get_running_loop()
             machine = await loop.run_in_executor(self.executor, make)
             allowance.reserve(name, nr_frames(machine))
+            allowance.check_machine(machine)
             hosted = HostedMachine(name, machine, self.limits, self.executor)
             hosted.access.owner = owner
             if self.keeper is not None:
@@ -189,7 +197,7 @@ class Registry:
         hosted.admit = self.allowances.admission(hosted.access.owner, hosted.name)
 
     @contextmanager
-    def _reserved(self, name: str, owner: str) -> Iterator[Allowance]:
+    def _reserved(self, name: str, owner: str, frames: int) -> Iterator[Allowance]:
         if name in self._machines or name in self._booting:
             raise ServiceError(
                 grpc.StatusCode.ALREADY_EXISTS,
@@ -202,7 +210,7 @@ class Registry:
                 f"this server runs at most {self.limits.machines} machines",
             )
         allowance = self.allowances.of(owner)
-        allowance.reserve(name, 0)
+        allowance.reserve(name, frames)
         self._booting.add(name)
         try:
             yield allowance
@@ -220,8 +228,7 @@ class Registry:
         """
         self._check_open()
         name = f"lent/{secrets.token_hex(8)}"
-        with self._reserved(name, CURRENT.get().tenant or self.owner) as allowance:
-            allowance.reserve(name, frames)
+        with self._reserved(name, CURRENT.get().tenant or self.owner, frames):
             yield
 
     async def change_grant(self, hosted: HostedMachine, tenant: str, role: Role | None) -> None:

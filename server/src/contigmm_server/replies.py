@@ -56,9 +56,14 @@ class Replies:
         for (tenant, _), (request, response, _) in self._kept.items():
             yield request, response, tenant
 
-    def keep(self, request: Any, response: Message, tenant: str = "") -> None:
-        """Remember the answer, and forget the oldest beyond the bounds."""
-        size = request.ByteSize() + response.ByteSize()
+    def keep(
+        self, request: Any, response: Message, tenant: str = "", nr_bytes: int | None = None
+    ) -> None:
+        """Remember the answer, and forget the oldest beyond the bounds.
+
+        ``nr_bytes`` are both messages' on the wire; whoever knows them spares their counting.
+        """
+        size = request.ByteSize() + response.ByteSize() if nr_bytes is None else nr_bytes
         self._kept[tenant, request.request_id] = request, response, size
         self._bytes += size
         while len(self._kept) > self._most or self._bytes > self._most_bytes:

@@ -18,6 +18,15 @@ class _Kept:
     first: int
     last: int
     response: pb.OperateResponse
+    size: int
+    """Bytes on the wire."""
+
+
+@dataclass(slots=True)
+class Room:
+    """What the sessions of a machine keep together."""
+
+    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -28,9 +37,11 @@ class Session:
     tenant: str
     """Whose it is; no other tenant can take it over."""
     stream: Stream | None
+    room: Room
     last_applied: int = 0
     kept: deque[_Kept] = field(default_factory=deque)
     kept_operations: int = 0
+    kept_bytes: int = 0
 
     @property
     def first_kept(self) -> int:
@@ -75,32 +86,54 @@ class Session:
             f"operations {first} to {first + count - 1} were applied in other batches",
         )
 
-    def keep(self, count: int, response: pb.OperateResponse, most: int) -> None:
-        """Note that the next ``count`` operations are applied; keep answers of about ``most``."""
+    def keep(self, count: int, response: pb.OperateResponse, limits: Limits) -> None:
+        """Note that the next ``count`` operations are applied; keep the last answers."""
         if count == 0:
             return
         first = self.last_applied + 1
         self.last_applied += count
-        self.kept.append(_Kept(first, self.last_applied, response))
+        size = response.ByteSize()
+        self.kept.append(_Kept(first, self.last_applied, response, size))
         self.kept_operations += count
-        while self.kept_operations > most and len(self.kept) > 1:
-            dropped = self.kept.popleft()
-            self.kept_operations -= dropped.last - dropped.first + 1
+        self.kept_bytes += size
+        self.room.bytes += size
+        while len(self.kept) > 1 and (
+            self.kept_operations > limits.session_kept_operations
+            or self.kept_bytes > limits.session_kept_bytes
+            or self.room.bytes > limits.sessions_bytes
+        ):
+            self._drop()
 
     def forget(self, received: int) -> None:
         """Drop answers up to operation ``received``: the client has them."""
         while self.kept and self.kept[0].last <= received:
-            dropped = self.kept.popleft()
-            self.kept_operations -= dropped.last - dropped.first + 1
+            self._drop()
+
+    def make_room(self, limits: Limits) -> None:
+        """Drop answers, the oldest first, until all sessions together keep few enough."""
+        while self.kept and self.room.bytes > limits.sessions_bytes:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Drop the oldest answer."""
+        dropped = self.kept.popleft()
+        self.kept_operations -= dropped.last - dropped.first + 1
+        self.kept_bytes -= dropped.size
+        self.room.bytes -= dropped.size
 
 
 class Sessions:
-    """The sessions of one machine; those that no stream has are bounded in number."""
+    """The sessions of one machine; those that no stream has are bounded in number.
+
+    Answers are bounded in bytes: when there are too many of all sessions together, one that goes on
+    keeps its last answer only, and those without a stream keep none, from the oldest on.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._attached: dict[tuple[str, str], Session] = {}
         self._detached: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self._room = Room()
 
     def all(self) -> list[Session]:
         """Every session that is remembered, those without a stream first."""
@@ -120,7 +153,7 @@ class Sessions:
         key = tenant, session_id
         session = self._attached.get(key) or self._detached.pop(key, None)
         if session is None:
-            session = Session(session_id, tenant, stream)
+            session = Session(session_id, tenant, stream, self._room)
         session.stream = stream
         session.forget(received)
         self._attached[key] = session
@@ -135,4 +168,9 @@ class Sessions:
         del self._attached[key]
         self._detached[key] = session
         while len(self._detached) > self._limits.sessions:
-            self._detached.popitem(last=False)
+            _, forgotten = self._detached.popitem(last=False)
+            forgotten.forget(forgotten.last_applied)
+        for waiting in self._detached.values():
+            if self._room.bytes <= self._limits.sessions_bytes:
+                break
+            waiting.make_room(self._limits)

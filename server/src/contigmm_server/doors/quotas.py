@@ -94,6 +94,19 @@ class Allowance:
             raise reached("frames", most.frames)
         self.machines = machines
 
+    def check_machine(self, machine: Any) -> None:
+        """Let a machine be entered with the processes and mappings that it has.
+
+        Raises:
+            ServiceError: RESOURCE_EXHAUSTED, with them a quota is passed.
+        """
+        if self.quotas.processes is None and self.quotas.vmas is None:
+            return
+        census = Census(machine)
+        error = self._beyond(census.processes, census.vmas)
+        if error is not None:
+            raise error
+
     def enter(self, name: str, machine: Any) -> None:
         """Charge for a machine that is there."""
         self.machines[name] = nr_frames(machine)

@@ -44,7 +44,33 @@ UNARY: Final[dict[int, Kind]] = {
         61: (batch_pb2, "RunColumns"),
     }.items()
 }
+RESPONSES: Final[tuple[type[Message], ...]] = (
+    *(kind.response for kind in UNARY.values()),
+    batch_pb2.OperateResponse,
+)
 NUMBERS: Final[dict[type[Message], int]] = {kind.request: n for n, kind in UNARY.items()}
+
+
+def answer_bytes(answer: Message) -> bytes:
+    """What of an answer goes into the chain: the same bytes whenever the answer is the same.
+
+    Only the entries of a map may stand in any order, and to ask for one costs twice as much.
+    """
+    if type(answer) in _WITH_MAPS:
+        return answer.SerializeToString(deterministic=True)
+    return answer.SerializeToString()
+
+
+def _has_map(message: Any, seen: set[str]) -> bool:
+    # Any: the stubs know two classes of descriptors.
+    if message.GetOptions().map_entry:
+        return True
+    seen.add(message.full_name)
+    inner = [field.message_type for field in message.fields if field.message_type is not None]
+    return any(_has_map(child, seen) for child in inner if child.full_name not in seen)
+
+
+_WITH_MAPS: Final = frozenset(kind for kind in RESPONSES if _has_map(kind.DESCRIPTOR, set()))
 
 
 def exits(cause: int, processes: list[int]) -> bytes:

@@ -46,7 +46,7 @@ class Replayer:
         self.chain = 0
         """CRC-32 over all answers so far."""
         self.commands = 0
-        self._kept_operations = registry.limits.session_kept_operations
+        self._limits = registry.limits
         self._services: tuple[Any, ...] = (
             MemoryService(registry),
             ProcessService(registry),
@@ -114,7 +114,7 @@ class Replayer:
             if caller is not None:
                 CURRENT.reset(caller)
         if response is not None:
-            self.chain = zlib.crc32(response.SerializeToString(deterministic=True), self.chain)
+            self.chain = zlib.crc32(kinds.answer_bytes(response), self.chain)
 
     def _command(self, number: int, body: bytes) -> Message | Awaitable[Message | None]:
         kind = kinds.UNARY.get(number)
@@ -138,7 +138,7 @@ class Replayer:
         if found is None:
             stream = self.hosted.lifetimes.open_stream()
             session = self.hosted.sessions.attach(name, stream, 0, tenant)
-            talk = Talk(self.hosted, session, stream, self._kept_operations)
+            talk = Talk(self.hosted, session, stream, self._limits)
             found = self._talks[tenant, name] = session, stream, talk
         return found
 
@@ -182,7 +182,7 @@ class Replayer:
             for first, last, response in kept:
                 session.last_applied = first - 1
                 message = batch_pb2.OperateResponse.FromString(base64.b64decode(response))
-                session.keep(last - first + 1, message, self._kept_operations)
+                session.keep(last - first + 1, message, self._limits)
             session.last_applied = last_applied
         for process, lease_s, name, *tenant in state["lifetimes"]:
             lifetime: Lifetime = Lease(lease_s) if lease_s is not None else None
