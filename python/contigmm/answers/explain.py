@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,7 +99,7 @@ def explain(
         memory.set_direct_reclaim(True)
         trials.append(run_until_refused(memory, request, limit=1))
         if len(trials) == 1:
-            evidence += _efforts(memory)
+            evidence += efforts(memory)
     refused = [trial for trial in trials if not trial.count]
     verdict, cause = _judge(trials, refused)
     return Explanation(
@@ -119,9 +120,12 @@ def _judge(trials: list[Trial], refused: list[Trial]) -> tuple[str, str]:
     return FAILS, refused[0].cause
 
 
-def _efforts(memory: Memory) -> list[str]:
-    """Say what the request did to make room for itself, if it had to."""
-    done = memory.vmstat()
+def efforts(memory: Memory, *, since: Mapping[str, int] | None = None) -> list[str]:
+    """Say what a request did to make room for itself, if it had to.
+
+    ``since``: counters before it; None: they were all 0.
+    """
+    done = {name: times - (since or {}).get(name, 0) for name, times in memory.vmstat().items()}
     if not any(done[name] for name in ("compact_stall", "pgsteal_direct", "pgmigrate_success")):
         return []
     return [

@@ -20,6 +20,7 @@ from contigmm.cli import (
     journal,
     load,
     replay,
+    reproduce,
     serve,
     snapshot,
     study,
@@ -75,6 +76,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(journal.journal)
 app.command("load")(load.load)
+app.command("reproduce")(reproduce.reproduce)
 app.command("capture")(capture.capture)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(validate.app, name="validate")

@@ -10,6 +10,7 @@ from contigmm.cli.failures import UNUSABLE, CommandError, needing
 
 if TYPE_CHECKING:
     from contigmm.description import MachineDescription
+    from contigmm.load.export import Export
     from contigmm.load.report import Report
     from contigmm.load.scenario import Scenario
 
@@ -146,6 +147,25 @@ def load(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw free memory before and after."),
     ] = None,
+    export_refusals: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the first refusal of each size and Reason to DIR, with the machine before"
+            " it, for `contigmm reproduce`.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    export_limit: Annotated[
+        int,
+        typer.Option(min=1, max=1000, metavar="N", help="Most refusals.", rich_help_panel=_OUTPUT),
+    ] = 8,
+    export_bytes: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE", help="Most bytes of their files together.", rich_help_panel=_OUTPUT
+        ),
+    ] = "256M",
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -199,6 +219,7 @@ def load(
         target=target,
         scenario=wanted,
         generators=generators,
+        export=_export(export_refusals, export_limit, export_bytes),
         door=Door() if target is None else Door.of_files(tls_ca=tls_ca, token_file=token_file),
     )
     if plot is not None:
@@ -210,6 +231,17 @@ def load(
         raise CommandError("the machine did not keep its promises: see the report")
     if missed := [miss for threshold in thresholds if (miss := threshold.miss(report))]:
         raise CommandError("; ".join(missed), status=_MISSED)
+
+
+def _export(folder: Path | None, limit: int, size: str) -> "Export | None":
+    """Return where refusals go; the folder is made now, before the run."""
+    from contigmm.load.export import Export
+    from contigmm.load.sizes import parse_bytes
+
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return Export(folder, limit, parse_bytes(size))
 
 
 def _read(

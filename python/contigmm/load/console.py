@@ -49,6 +49,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Padding(table, (0, 0, 1, 2)))
     for sentence in _sentences(report):
         console.print(sentence, highlight=False, markup=False)
+    for sentence in () if report.exported is None else report.exported.sentences():
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     console.print()
     if report.notes:
         console.print(Text("What the machine was made from", style="bold"))

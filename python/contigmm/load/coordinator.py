@@ -17,6 +17,7 @@ from contigmm.client.views import Pagemaps
 from contigmm.description import MachineDescription
 from contigmm.load.children import GeneratorProcess, own_server
 from contigmm.load.effort import Effort
+from contigmm.load.export import MAX_OPERATIONS, Export, Exported
 from contigmm.load.fill import Filling, fresh_layout, prepare
 from contigmm.load.fragmentation import PAGE_BYTES, Fragmentation
 from contigmm.load.intervals import intervals
@@ -44,6 +45,7 @@ from contigmm.load.report import Integrity, Report, Stages, Traffic
 from contigmm.load.samples import (
     Chunk,
     Kind,
+    Logged,
     distinct_in_windows,
     mean_in_flight,
     most_in_flight,
@@ -79,6 +81,8 @@ class Plan:
     generators: int
     door: Door
     """How to come in at the target."""
+    export: Export | None = None
+    """Where refused requests go, with the machine before them."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class _Booted:
     owners: dict[int, Pfns]
     vmstat: dict[str, int]
     notes: tuple[str, ...]
+    snapshot: bytes = b""
+    """Taken if refusals are to be exported."""
 
 
 @dataclass
@@ -150,6 +156,8 @@ async def _run(plan: Plan, watch: Watch) -> Report:
         client = await stack.enter_async_context(connect(address, door=plan.door))
         booted = await stack.enter_async_context(_machine(plan, client, watch))
         holds = plan.scenario.holds(booted.usable_bytes)
+        if plan.export is not None:
+            booted.snapshot = await booted.machine.snapshot()
         generators = [
             await stack.enter_async_context(GeneratorProcess.running(assignment))
             for assignment in _assignments(plan, booted, address, holds)
@@ -266,6 +274,7 @@ def _assignments(
             holds=holds,
             cpu_nodes=booted.cpu_nodes,
             door=plan.door,
+            kept_operations=0 if plan.export is None else MAX_OPERATIONS // nr_generators,
         )
         for number in range(nr_generators)
     ]
@@ -282,6 +291,8 @@ class _Run:
         watch: Watch,
     ) -> None:
         self._source = plan.source
+        self._export = plan.export
+        self._operations: list[Logged] = []
         self._booted = booted
         self._machine = booted.machine
         self._scenario = plan.scenario
@@ -312,6 +323,7 @@ class _Run:
             await self._observe()
             await self._tell_all(Leave())
             await asyncio.wait(listeners)
+        exported = await self._exported()
         self._watch(Tick("comparing with the start"))
         stages = Stages(
             captured=self._booted.captured,
@@ -320,9 +332,8 @@ class _Run:
             end=end,
             emptied=await _fragmentation(self._machine),
         )
-        return self._reported(
-            stages, self._traffic(elapsed_ns, queue_depth_max), await self._integrity()
-        )
+        traffic = self._traffic(elapsed_ns, queue_depth_max)
+        return self._reported(stages, traffic, await self._integrity(), exported)
 
     # ---- phases ----
 
@@ -388,6 +399,7 @@ class _Run:
                     raise LoadError(sentence)
                 case Chunk():
                     self._families.update(message.births)
+                    self._operations += message.operations
                     self._tally.add(message.since(self._begin_ns))
         if not self._stopped[number].is_set():
             raise LoadError(f"generator {number} ended before its time")
@@ -444,6 +456,15 @@ class _Run:
             violations=tuple(closing.violations(moved=migrated + reclaimed > 0)),
         )
 
+    async def _exported(self) -> Exported | None:
+        """Write the refusals that were asked for, each with the machine as it was before it."""
+        if self._export is None:
+            return None
+        self._watch(Tick("carrying commands out again, up to what is exported"))
+        return await asyncio.to_thread(
+            self._export.write, self._booted.snapshot, self._operations, self._source
+        )
+
     def _counted(self, vmstat: dict[str, int], name: str) -> int:
         return vmstat.get(name, 0) - self._booted.vmstat.get(name, 0)
 
@@ -465,7 +486,9 @@ class _Run:
             intervals=intervals(samples, begin_ns=self._begin_ns, elapsed_ns=elapsed_ns),
         )
 
-    def _reported(self, stages: Stages, traffic: Traffic, integrity: Integrity) -> Report:
+    def _reported(
+        self, stages: Stages, traffic: Traffic, integrity: Integrity, exported: Exported | None
+    ) -> Report:
         tally = self._tally
         return Report(
             source=self._source,
@@ -482,4 +505,5 @@ class _Run:
             traffic=traffic,
             integrity=integrity,
             notes=tuple(self._notes),
+            exported=exported,
         )

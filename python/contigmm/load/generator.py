@@ -41,7 +41,7 @@ class Generator:
     def __init__(self, assignment: Assignment, writer: asyncio.StreamWriter) -> None:
         self._assignment = assignment
         self._writer = writer
-        self._recorder = Recorder()
+        self._recorder = Recorder(operations=assignment.kept_operations)
         self._measuring = False
         self._begin_ns = 0
         self._stopping = asyncio.Event()

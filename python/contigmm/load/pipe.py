@@ -31,6 +31,8 @@ class Assignment:
     cpu_nodes: tuple[int, ...]
     """NUMA node of each CPU of the machine."""
     door: Door
+    kept_operations: int = 0
+    """How many of its operations a generator sends on, for refusals to be exported."""
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,9 @@ class SimulatedProcess:
             heapq.heapify(self._children)
 
     async def _execute(self, operation: Operation) -> Answer:
-        return (await self._stream.execute([operation]))[0]
+        answer = (await self._stream.execute([operation]))[0]
+        self._recorder.carried_out(operation, answer)
+        return answer
 
 
 def _exit_of(process: int, cause: ExitCause) -> Operation:

@@ -9,6 +9,7 @@ from typing import Final
 
 from contigmm.errors import ERRNO_NAMES, Reason
 from contigmm.load.effort import Effort
+from contigmm.load.export import Exported
 from contigmm.load.fragmentation import Fragmentation
 from contigmm.load.intervals import Interval
 from contigmm.load.parts import GroupResult, PhaseResult, group_results
@@ -138,6 +139,8 @@ class Report:
     """Of mmap, from when it was sent."""
     traffic: Traffic
     integrity: Integrity
+    exported: Exported | None = None
+    """Refusals that were written to files."""
     notes: tuple[str, ...] = ()
     """Sentences about how the machine was made: what was known, drawn, filled."""
 

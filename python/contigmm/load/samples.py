@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from contigmm.sim.operation import Answer, Operation
+
 WINDOW_COMMANDS: Final = 100
 """Commands in a row among which the commands of many processes should be."""
 
@@ -40,6 +42,9 @@ SAMPLE: Final = np.dtype(
 
 Samples = NDArray[np.void]
 
+Logged = tuple[Operation, Answer]
+"""An operation as it was carried out, and what came of it."""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -48,19 +53,29 @@ class Chunk:
     samples: Samples
     reasons: tuple[str, ...]
     """What the column ``reason`` counts: ``""`` first, then Reasons."""
+    operations: tuple[Logged, ...] = ()
+    """Operations that the machine carried out since the last chunk, if they are kept."""
     births: Mapping[int, int] = field(default_factory=dict)
     """Processes of the machine, by number, that began since the last chunk: the index, in the load,
     of the simulated process that each is, or is a child of."""
 
     def since(self, begin_ns: int) -> "Chunk":
         """Return the calls that were sent at ``begin_ns`` or later."""
-        return Chunk(self.samples[self.samples["begin_ns"] >= begin_ns], self.reasons, self.births)
+        return Chunk(
+            self.samples[self.samples["begin_ns"] >= begin_ns],
+            self.reasons,
+            self.operations,
+            self.births,
+        )
 
 
 class Recorder:
     """Collects the calls of one generator process and hands them over in chunks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, operations: int = 0) -> None:
+        """Begin with nothing; keep the first so many ``operations`` themselves, too."""
+        self._operations_left = operations
+        self._operations: list[Logged] = []
         self._rows: list[tuple[int, int, int, int, int, int, int, int, int]] = []
         self._reasons: dict[str, int] = {"": 0}
         self._births: dict[int, int] = {}
@@ -82,6 +97,12 @@ class Recorder:
         code = self._reasons.setdefault(reason, len(self._reasons))
         self._rows.append((seq, begin_ns, end_ns, late_ns, process, errno, code, kind, size_index))
 
+    def carried_out(self, operation: Operation, answer: Answer) -> None:
+        """Keep an operation, if there is room, whose place in the machine's order is known."""
+        if self._operations_left and answer.seq:
+            self._operations_left -= 1
+            self._operations.append((operation, answer))
+
     def born(self, number: int, process: int) -> None:
         """Note that the machine's process ``number`` belongs to a simulated one of the load."""
         self._births[number] = process
@@ -94,8 +115,9 @@ class Recorder:
         """Return what was noted since the last time."""
         samples = np.array(self._rows, dtype=SAMPLE)
         births, self._births = self._births, {}
+        operations, self._operations = self._operations, []
         self._rows.clear()
-        return Chunk(samples, tuple(self._reasons), births)
+        return Chunk(samples, tuple(self._reasons), tuple(operations), births)
 
 
 def jain_fairness(shares: Sequence[int]) -> float:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import zlib
 from dataclasses import fields
+from importlib.metadata import version
 from typing import Any, Final
 
 from contigmm.errors import ContigmmError
@@ -22,6 +23,8 @@ from contigmm.sim.state import ClockMode, MachineState
 from contigmm.sim.table import ProcessTable
 
 VERSION: Final = 2
+ENGINE: Final = f"contigmm {version('contigmm')}, snapshots {VERSION}"
+"""What must be equal for operations to be carried out again with the same answers."""
 MAX_SNAPSHOT_BYTES: Final = 1 << 36
 """What a section may unpack to unless the caller says less."""
 _MAGIC: Final = b"contigmm-machine"

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Final
 
 from contigmm.sim.machine import Machine
+from contigmm.sim.snapshot import ENGINE
 from contigmm_server.doors.access import Access
 from contigmm_server.durable.journal import Durability, Journal, unavailable
-from contigmm_server.durable.replay import ENGINE, Replayer, service_state
+from contigmm_server.durable.replay import Replayer, service_state
 from contigmm_server.durable.segment import Header, JournalError
 from contigmm_server.durable.store import MachineStore, Store
 from contigmm_server.failures import ServiceError

@@ -9,13 +9,12 @@ import base64
 import json
 import zlib
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
 from contigmm.sim.operation import Call, Operation
-from contigmm.sim.snapshot import VERSION
+from contigmm.sim.snapshot import ENGINE
 from contigmm.v1 import batch_pb2
 from contigmm_server.batches import BatchService, Talk
 from contigmm_server.doors.caller import CURRENT, Caller
@@ -31,8 +30,6 @@ from contigmm_server.processes import ProcessService
 from contigmm_server.registry import Registry
 from contigmm_server.sessions import Session
 
-ENGINE: Final = f"contigmm {version('contigmm')}, snapshots {VERSION}"
-"""What must be equal for a journal to be replayed."""
 SERVICE_FORMAT: Final = 2
 """1 had no tenants."""
 _MAX_SERVICE_BYTES: Final = 1 << 30
