@@ -1,5 +1,6 @@
 """``contigmm load``: many processes contend for one machine."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -10,9 +11,11 @@ from contigmm.cli.failures import UNUSABLE, CommandError, needing
 
 if TYPE_CHECKING:
     from contigmm.description import MachineDescription
+    from contigmm.load.coordinator import Plan
     from contigmm.load.export import Export
     from contigmm.load.report import Report
     from contigmm.load.scenario import Scenario
+    from contigmm.load.shown import Shown
 
 _STANDARD_OUTPUT: Final = Path("-")
 _WIDTH: Final = 100
@@ -166,6 +169,14 @@ def load(
             metavar="SIZE", help="Most bytes of their files together.", rich_help_panel=_OUTPUT
         ),
     ] = "256M",
+    dashboard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Show the run, while it goes on and afterwards, on this dashboard of a server.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -191,7 +202,6 @@ def load(
     with needing("load"):
         from contigmm.client.door import Door
         from contigmm.load.coordinator import Plan
-        from contigmm.load.live import run_live
         from contigmm.load.scenario import scenario_of
         from contigmm.load.thresholds import Threshold
 
@@ -225,8 +235,11 @@ def load(
     if plot is not None:
         with needing("plot"):  # before the run, not after it
             pass
-    report = run_live(plan, Console(stderr=True))
-    _write(report, json_path, plot)
+    with _shown_on(dashboard) as shown:
+        report = _run(plan, shown)
+        _write(report, json_path, plot)
+        if shown is not None:
+            shown.end(report)
     if not report.integrity.ok:
         raise CommandError("the machine did not keep its promises: see the report")
     if missed := [miss for threshold in thresholds if (miss := threshold.miss(report))]:
@@ -242,6 +255,18 @@ def _export(folder: Path | None, limit: int, size: str) -> "Export | None":
         return None
     folder.mkdir(parents=True, exist_ok=True)
     return Export(folder, limit, parse_bytes(size))
+
+
+def _shown_on(dashboard: str | None) -> "AbstractContextManager[Shown | None]":
+    from contigmm.load.shown import Shown
+
+    return nullcontext() if dashboard is None else Shown(dashboard)
+
+
+def _run(plan: "Plan", shown: "Shown | None") -> "Report":
+    from contigmm.load.live import run_live
+
+    return run_live(plan, Console(stderr=True), None if shown is None else shown.tell)
 
 
 def _read(

@@ -15,9 +15,10 @@ from contigmm.load.report import Report
 _REFRESH_PER_S: Final = 4
 
 
-def run_live(plan: Plan, progress: Console) -> Report:
+def run_live(plan: Plan, progress: Console, tell: Watch | None = None) -> Report:
     """Run ``plan`` and return its report; progress is shown on ``progress`` if that is a terminal.
 
+    Whoever else wants to know how far it is gets it by ``tell``.
     Ctrl-C and SIGTERM end the run and everything that it started.
 
     Raises:
@@ -28,6 +29,8 @@ def run_live(plan: Plan, progress: Console) -> Report:
 
     def show(tick: Tick) -> None:
         nonlocal phase
+        if tell is not None:
+            tell(tick)
         if progress.is_terminal:
             live.update(progress_view(tick))
         elif tick.phase != phase:
