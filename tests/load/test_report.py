@@ -18,7 +18,7 @@ KEYS = {
     "schema", "contigmm", "attempts", "successes", "refusals", "by_size", "latency_us", "ops_per_s",
     "jain_fairness", "deciding", "queue_depth_max", "generator_processes", "invariants",
     "observed_twice", "migrated", "reclaimed", "conserved", "before", "after", "seed",
-    "arrival", "service_us", "generator", "intervals", "groups", "phases",
+    "arrival", "service_us", "generator", "intervals", "groups", "phases", "simulated_contention",
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What a run shows: live progress on standard error, the report on standard output."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 from rich.console import Console, Group
@@ -25,6 +26,10 @@ _KIND_NAMES: Final = {
 }
 
 
+_LOCK_COSTS: Final = ("alloc_ns", "pcp_ns", "lock_ns", "handover_ns", "buddy_ns", "zero_ns")
+"""Costs that allocations of one zone, on one socket, consist of."""
+
+
 def mib(nr_bytes: int) -> str:
     """Write an amount of memory for a person."""
     if nr_bytes < 10 << 30:
@@ -40,6 +45,10 @@ def print_report(report: Report, console: Console) -> None:
         ("Requests by phase, in which they were due", _phases_table(report)),
         ("Refusals", _refusals_table(report)),
         ("Time of a call, from when it was due to its answer", _latency_table(report)),
+        (
+            "Simulated, not measured: an allocation while CPUs want one lock",
+            _contention_table(report),
+        ),
         ("Free blocks: captured, filled, measured from began to ended", _stages_table(report)),
         ("Unusable index: share of free memory in blocks too small", _unusable_table(report)),
     ):
@@ -151,6 +160,19 @@ def _latency_table(report: Report) -> Table:
     return table
 
 
+def _contention_table(report: Report) -> Table:
+    table = _plain_table("CPUs", "mean ns", "p99 ns", "mean by that of 1 CPU")
+    rows = () if report.contention is None else report.contention.rows
+    for row in rows:
+        table.add_row(
+            f"{row.cpus}",
+            f"{row.mean_ns:,.0f}",
+            f"{row.p99_ns:,.0f}",
+            f"{row.mean_ns / rows[0].mean_ns:.1f}",
+        )
+    return table
+
+
 def _stages_table(report: Report) -> Table:
     """Free blocks of the whole machine by order, at the stations of the run."""
     stages = report.stages
@@ -201,6 +223,8 @@ def _sentences(report: Report) -> list[str]:
         f" moments named {integrity.observed_frames:,} frames, {integrity.observed_twice} of them"
         f" owned twice.",
     ]
+    if report.contention is not None:
+        lines.append(_contention_sentence(report, report.contention.costs))
     if integrity.conserved:
         lines.append(
             f"Conserved: after all had exited every frame is what it was, and whose it was"
@@ -214,6 +238,17 @@ def _sentences(report: Report) -> list[str]:
             f" ({what_decided(refusal.reason)})."
         )
     return lines
+
+
+def _contention_sentence(report: Report, costs: Mapping[str, int]) -> str:
+    """Say what is measured and what is simulated, and from which costs."""
+    measured = report.latency[Kind.MAP]
+    told = ", ".join(f"{name} {costs[name]}" for name in _LOCK_COSTS)
+    return (
+        f"Measured, mmap through the server took {measured.p50:,} µs (p50) and {measured.p99:,} µs"
+        f" (p99): gRPC and a queue for one machine. Simulated, what its allocations would take"
+        f" in a kernel while many CPUs want one zone's lock, from costs in ns: {told}."
+    )
 
 
 def _arrival_sentence(report: Report) -> str:

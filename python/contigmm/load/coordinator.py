@@ -16,6 +16,7 @@ from contigmm.client.failures import ServiceError
 from contigmm.client.views import Pagemaps
 from contigmm.description import MachineDescription
 from contigmm.load.children import GeneratorProcess, own_server
+from contigmm.load.contention import Contention, contention
 from contigmm.load.effort import Effort
 from contigmm.load.export import MAX_OPERATIONS, Export, Exported
 from contigmm.load.fill import Filling, fresh_layout, prepare
@@ -291,6 +292,7 @@ class _Run:
         watch: Watch,
     ) -> None:
         self._source = plan.source
+        self._settings = {} if plan.description is None else plan.description.settings
         self._export = plan.export
         self._operations: list[Logged] = []
         self._booted = booted
@@ -333,7 +335,10 @@ class _Run:
             emptied=await _fragmentation(self._machine),
         )
         traffic = self._traffic(elapsed_ns, queue_depth_max)
-        return self._reported(stages, traffic, await self._integrity(), exported)
+        integrity = await self._integrity()
+        self._watch(Tick("simulating CPUs that want one lock"))
+        curve = await asyncio.to_thread(contention, self._scenario, self._settings)
+        return self._reported(stages, traffic, integrity, exported, curve)
 
     # ---- phases ----
 
@@ -487,7 +492,12 @@ class _Run:
         )
 
     def _reported(
-        self, stages: Stages, traffic: Traffic, integrity: Integrity, exported: Exported | None
+        self,
+        stages: Stages,
+        traffic: Traffic,
+        integrity: Integrity,
+        exported: Exported | None,
+        curve: Contention | None,
     ) -> Report:
         tally = self._tally
         return Report(
@@ -506,4 +516,5 @@ class _Run:
             integrity=integrity,
             notes=tuple(self._notes),
             exported=exported,
+            contention=curve,
         )

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Final
 
 from contigmm.errors import ERRNO_NAMES, Reason
+from contigmm.load.contention import Contention
 from contigmm.load.effort import Effort
 from contigmm.load.export import Exported
 from contigmm.load.fragmentation import Fragmentation
@@ -139,6 +140,8 @@ class Report:
     """Of mmap, from when it was sent."""
     traffic: Traffic
     integrity: Integrity
+    contention: Contention | None = None
+    """What this mix would wait for a zone's lock: simulated."""
     exported: Exported | None = None
     """Refusals that were written to files."""
     notes: tuple[str, ...] = ()
@@ -222,6 +225,9 @@ class Report:
                 },
                 "intervals": [asdict(interval) for interval in self.traffic.intervals],
                 **self._parts(),
+                "simulated_contention": None
+                if self.contention is None
+                else self.contention.as_json(),
             },
             indent=2,
         )
