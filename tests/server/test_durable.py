@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,10 +41,11 @@ class BreakableFile(OsFile):
 
     def allocate(self, size: int) -> None:
         if self._disk.full:
-            raise OSError(28, "No space left on device")
+            raise OSError(*self._disk.full_of)
         super().allocate(size)
 
     def sync(self) -> None:
+        self._disk.free.wait()
         if self._disk.failing:
             raise OSError(5, "Input/output error")
         super().sync()
@@ -51,7 +53,13 @@ class BreakableFile(OsFile):
 
 class BreakableDisk(OsDisk):
     full = False
+    full_of = (28, "No space left on device")
     failing = False
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        """Syncs wait for it."""
+        self.free.set()
 
     def create(self, path: Path) -> File:
         return BreakableFile(path, self)
@@ -74,6 +82,8 @@ async def served(
         async with connect(await service.start("127.0.0.1:0")) as client:
             yield client, service
     finally:
+        if isinstance(disk, BreakableDisk):
+            disk.free.set()
         if crash:
             for hosted in service.registry.machines():
                 await keeper._stop_watching(keeper._kept[hosted.name])
@@ -146,8 +156,14 @@ async def test_a_session_goes_on_and_its_processes_have_ended(tmp_path, crash):
         assert (await machine.info()).seq == seq + 1
 
 
-async def test_a_full_disk_refuses_commands_before_they_touch_the_machine(tmp_path):
+@pytest.mark.parametrize(
+    "why",
+    [(28, "No space left on device"), (30, "Read-only file system")],
+    ids=["full", "read-only"],
+)
+async def test_a_full_disk_refuses_commands_before_they_touch_the_machine(tmp_path, why):
     disk = BreakableDisk()
+    disk.full_of = why
     async with served(tmp_path, disk, crash=True) as (client, service):
         machine = await make(client)
         process = await machine.spawn()
@@ -156,6 +172,7 @@ async def test_a_full_disk_refuses_commands_before_they_touch_the_machine(tmp_pa
         service.registry.machine(machine.name).journal._room = 0
         failure = await refused(process.mmap(*MMAP))
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE")
+        assert why[1] in str(failure)
         assert await machine.examine() == before, "reads go on"
         disk.full = False
         await process.mmap(*MMAP)
@@ -179,6 +196,76 @@ async def test_a_failed_sync_stops_the_machine_and_loses_nothing_acknowledged(tm
     async with served(tmp_path) as (client, _):
         after = await client.machine("m").examine()
         assert after.seq in (before.seq, before.seq + 1)
+
+
+async def standing(service: Service, name: str) -> None:
+    """Wait until the machine as it lasts can be looked at."""
+    async with asyncio.timeout(20):
+        while not service.registry.machine(name).stands:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_slow_disk_refuses_commands_reads_go_on_and_nothing_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("contigmm_server.durable.journal.SLOW_S", 0.1)
+    monkeypatch.setattr("contigmm_server.durable.keeper._LOOK_S", 0.02)
+    disk = BreakableDisk()
+    async with served(tmp_path, disk, crash=True) as (client, service):
+        machine = await make(client)
+        process = await machine.spawn()
+        before = await machine.examine()
+        maps = await process.maps()
+        disk.free.clear()
+        applied = asyncio.create_task(process.mmap(*MMAP))
+        await standing(service, machine.name)
+        for _ in range(2):
+            failure = await refused(process.mmap(*MMAP))
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_DURABLE")
+            assert await machine.examine() == before, "what does not last is not shown"
+            assert await process.maps() == maps
+            assert (await machine.info()).seq == before.seq
+        assert not applied.done(), "what does not last is not acknowledged"
+        hosted = service.registry.machine(machine.name)
+        stood = hosted.standing
+        disk.free.set()
+        mapped = await applied
+        assert (await machine.info()).seq == before.seq + 1
+        disk.free.clear()
+        again = asyncio.create_task(process.munmap(mapped, PAGE))
+        await standing(service, machine.name)
+        assert (await machine.info()).seq == before.seq + 1
+        hosted.standing = stood
+        assert not hosted.stands, "more lasts by now than led to it"
+        disk.free.set()
+        await again
+        await process.mmap(*MMAP)
+        after = await machine.examine()
+        assert after.seq == before.seq + 3
+    async with served(tmp_path) as (client, _):
+        assert await client.machine("m").examine() == after
+
+
+async def test_a_new_segment_waits_for_a_slow_disk_as_the_old_one_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("contigmm_server.durable.journal.SLOW_S", 0.1)
+    disk = BreakableDisk()
+    async with served(tmp_path, disk, crash=True) as (client, service):
+        machine = await make(client)
+        process = await machine.spawn()
+        disk.free.clear()
+        applied = asyncio.create_task(process.mmap(*MMAP))
+        hosted = service.registry.machine(machine.name)
+        old = hosted.journal
+        taking = asyncio.create_task(service.registry.keeper.snapshot(hosted))
+        async with asyncio.timeout(20):
+            while hosted.journal is old or not hosted.journal.slow:
+                await asyncio.sleep(0.01)
+        assert (await refused(process.mmap(*MMAP))).reason == "NOT_DURABLE"
+        disk.free.set()
+        await applied
+        await taking
+        await process.mmap(*MMAP)
+        after = await machine.examine()
+    async with served(tmp_path) as (client, _):
+        assert await client.machine("m").examine() == after
 
 
 async def _crashed(path: Path) -> Path:

@@ -49,6 +49,16 @@ class Command:
         return codec.cost_us(self.operations)
 
 
+@dataclass(slots=True, frozen=True)
+class Standing:
+    """A machine where the journal lasts, beside the one that has gone on."""
+
+    journal: Journal
+    synced: int
+    """Bytes of the journal that led to it."""
+    machine: Machine
+
+
 class HostedMachine:
     """One machine of the registry. Its commands have one order, its queue's."""
 
@@ -66,6 +76,8 @@ class HostedMachine:
         self.replies = Replies(limits)
         self.journal: Journal | None = None
         """Absent: the machine is in memory only."""
+        self.standing: Standing | None = None
+        """The machine as it lasts, made while the disk is slow."""
         self._done: list[tuple[Command, list[Answer]]] = []
         self._ordered: set[asyncio.Task[None]] = set()
 
@@ -145,8 +157,9 @@ class HostedMachine:
         try:
             soon = self.queue.answer(once, cost_us=cost_us, operations=operations)
             response = soon if isinstance(soon, Message) else await soon
-        except ServiceError:
-            await self.lasting()
+        except ServiceError as error:
+            if error.reason != ErrorReason.ERROR_REASON_NOT_DURABLE:  # that rests on nothing
+                await self.lasting()
             raise
         journal = self.journal  # now: another segment may have begun meanwhile
         pending = None if journal is None else journal.pending()
@@ -185,9 +198,32 @@ class HostedMachine:
         Raises:
             ServiceError: As ``CommandQueue.run``, or UNAVAILABLE: it may not last.
         """
+        if self.stands:
+            shown = await self.queue.run(partial(self._look_at_standing, view), cost_us=cost_us)
+            if shown is not None:
+                return shown[0]
         seen = await self.queue.run(view, cost_us=cost_us)
         await self.lasting()
         return seen
+
+    @property
+    def stands(self) -> bool:
+        """Whether the disk is slow, and the machine as it lasts is there to be looked at."""
+        standing = self.standing
+        if standing is None or standing.journal is not self.journal:
+            return False
+        return standing.journal.slow and standing.journal.synced == standing.synced
+
+    def _look_at_standing(self, view: Callable[[], T]) -> tuple[T] | None:
+        """Show the machine as it lasts, within a turn; nothing: more lasts by now."""
+        standing, machine = self.standing, self.machine
+        if standing is None or not self.stands:
+            return None
+        self.machine = standing.machine
+        try:
+            return (view(),)
+        finally:
+            self.machine = machine
 
     # ---- what follows from commands ----
 

@@ -44,6 +44,19 @@ async def replayed(store: MachineStore, until: int | None = None) -> tuple[Regis
     return registry, replayer
 
 
+async def lasting(store: MachineStore, index: int, synced: int) -> Machine:
+    """The machine where the first ``synced`` bytes of segment ``index`` lead.
+
+    Raises:
+        JournalError: As :func:`replayed`; so with the others.
+    """
+    registry, replayer = await replayed(store, index)
+    for segment in store.segments(index):
+        await replayer.segment(segment, synced)
+    registry.executor.shutdown()
+    return replayer.hosted.machine
+
+
 async def _checkpoint(store: MachineStore, index: int) -> None:
     _, replayer = await replayed(store, index)
     hosted = replayer.hosted

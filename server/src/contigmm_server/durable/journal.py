@@ -95,7 +95,8 @@ class Journal:
         self._flushing: Future[int] | None = None
         self._flushing_since_s = 0.0
         self._slow = False
-        self._held = after is not None
+        self._after = after
+        """The segment before, as long as it is not closed: nothing is written until then."""
         self.append(HEADER, header.encode(), seq=header.seq)
 
     # ---- within a turn of the machine ----
@@ -108,7 +109,7 @@ class Journal:
         """
         if self.failed is not None:
             raise self.failed
-        if self._flushing is not None and time.monotonic() - self._flushing_since_s > SLOW_S:
+        if (self._flushing is not None or self._after is not None) and self.slow:
             raise self._too_slow()
         record = frame(kind, body, seq=seq, chain=self.chain, durable=self.synced)
         end = self.appended + len(record)
@@ -121,6 +122,19 @@ class Journal:
         kept = self.kept
         kept.commands += kind != HEADER
         kept.bytes += len(record)
+
+    @property
+    def slow(self) -> bool:
+        """Whether a sync has taken over ``SLOW_S`` by now, also one of the segment before."""
+        if self._after is not None:
+            return self._after.slow
+        since_s = self._flushing_since_s
+        return self._flushing is not None and time.monotonic() - since_s > SLOW_S
+
+    @property
+    def alone(self) -> bool:
+        """Whether all that lasts of the segments before has come to last."""
+        return self._after is None
 
     def _too_slow(self) -> ServiceError:
         sentence = f"the disk has not finished a sync for over {SLOW_S:.0f} s"
@@ -173,14 +187,14 @@ class Journal:
 
     def begin_after(self, old: "Journal") -> None:
         """Begin to write: the segment before this one is closed."""
-        self._held = False
+        self._after = None
         if old.failed is not None:
             self._stop(old.failed)
         elif self._waiting or self._durability is Durability.NONE:
             self._begin_soon()
 
     def _begin_soon(self) -> None:
-        if self._held or self._timer is not None or self._flushing is not None:
+        if self._after is not None or self._timer is not None or self._flushing is not None:
             return
         loop = asyncio.get_running_loop()
         wait_s = 0.0 if self._durability is Durability.FULL else GROUP_S
@@ -251,7 +265,8 @@ class Journal:
             self._timer.cancel()
             self._timer = None
         if self.failed is None:
-            last = self._executor.submit(self._flush)
+            self._flushing_since_s = time.monotonic()
+            self._flushing = last = self._executor.submit(self._flush)
             await asyncio.wait((asyncio.wrap_future(last),))
             self._ended(last)
         self._file.close()

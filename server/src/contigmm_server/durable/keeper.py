@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from contigmm.errors import ContigmmError
 from contigmm.sim.machine import Machine
 from contigmm.sim.snapshot import ENGINE
 from contigmm_server.doors.access import Access
+from contigmm_server.durable.checkpoint import lasting
 from contigmm_server.durable.journal import Durability, Journal, unavailable
 from contigmm_server.durable.replay import Replayer, service_state
 from contigmm_server.durable.segment import Header, JournalError
 from contigmm_server.durable.store import MachineStore, Store
 from contigmm_server.failures import ServiceError
-from contigmm_server.hosted import HostedMachine
+from contigmm_server.hosted import HostedMachine, Standing
 from contigmm_server.registry import Registry
 
 log = logging.getLogger("contigmm_server")
@@ -159,12 +161,29 @@ class Keeper:
             if journal is None or journal.failed is not None:
                 return
             old = loop.time() - began_s >= self._snapshot_s
+            if journal.slow and journal.alone:
+                await self._let_it_stand(hosted, kept, journal)
+                continue
+            hosted.standing = None
             if journal.appended >= self._segment_bytes or (old and journal.commands):
                 began_s = loop.time()
                 try:
                     await self.snapshot(hosted)
                 except OSError as error:
                     log.error("%s: no snapshot: %s", hosted.name, error)
+
+    async def _let_it_stand(self, hosted: HostedMachine, kept: _Kept, journal: Journal) -> None:
+        """Make the machine as it lasts, for whoever looks while the disk is slow."""
+        synced = journal.synced
+        if self.durability is Durability.NONE or hosted.stands:
+            return
+        begun = asyncio.get_running_loop().run_in_executor(
+            self._executor, lambda: asyncio.run(lasting(kept.store, kept.index, synced))
+        )
+        try:
+            hosted.standing = Standing(journal, synced, await begun)
+        except (ContigmmError, OSError) as error:
+            log.error("%s: views wait for the disk: %s", hosted.name, error)
 
     async def snapshot(self, hosted: HostedMachine) -> None:
         """Begin a new segment and make a snapshot of where it begins.

@@ -19,7 +19,7 @@ from contigmm.v1 import batch_pb2
 from contigmm_server.batches import BatchService, Talk
 from contigmm_server.doors.caller import CURRENT, Caller
 from contigmm_server.durable import kinds
-from contigmm_server.durable.segment import JournalError, Record
+from contigmm_server.durable.segment import JournalError, Record, end_of
 from contigmm_server.durable.store import Segment
 from contigmm_server.failures import ServiceError
 from contigmm_server.hosted import Command, HostedMachine
@@ -64,8 +64,8 @@ class Replayer:
 
     # ---- commands ----
 
-    async def segment(self, segment: Segment) -> None:
-        """Apply a segment's commands.
+    async def segment(self, segment: Segment, synced: int | None = None) -> None:
+        """Apply a segment's commands, those in its first ``synced`` bytes if that is given.
 
         Raises:
             JournalError: Another engine wrote it, it is damaged, or it leads elsewhere.
@@ -74,6 +74,8 @@ class Replayer:
         if header is None:
             return
         for record in segment.records:
+            if synced is not None and end_of(record) > synced:
+                return
             if header.engine != ENGINE:
                 raise JournalError(
                     f"the journal of {self.hosted.name} was written by {header.engine} and has "
