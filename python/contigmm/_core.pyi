@@ -52,6 +52,8 @@ class ZoneCounters(TypedDict):
     free_cma: int
     cma: int
     free_highatomic: int
+    inactive_file: int
+    active_file: int
     watermark_min: int
     watermark_low: int
     watermark_high: int

@@ -46,19 +46,17 @@ _DISK_DEVICE: Final = (8, 1)
 _ZONE_NAMES: Final = ("DMA", "DMA32", "Normal", "Movable", "Device")
 
 
-# Classes that a counter counts; all evictable pages are inactive (docs/fidelity.md).
+# Classes that a counter counts; evictable pages of no file are inactive (docs/fidelity.md).
 _ANON: Final = (PageClass.ANON, PageClass.ANON_THP)
 _SHMEM: Final = (PageClass.SHMEM, PageClass.SHMEM_THP)
 _FILE: Final = (PageClass.FILE, PageClass.FILE_LARGE)
 _ZONE_COUNTERS: Final = {
     "nr_zone_inactive_anon": _ANON + _SHMEM,
-    "nr_zone_inactive_file": _FILE,
     "nr_zone_unevictable": (PageClass.MLOCKED,),
     "nr_mlock": (PageClass.MLOCKED,),
 }
 _NODE_COUNTERS: Final = {
     "nr_inactive_anon": _ANON + _SHMEM,
-    "nr_inactive_file": _FILE,
     "nr_unevictable": (PageClass.MLOCKED,),
     "nr_slab_unreclaimable": (PageClass.SLAB,),
     "nr_anon_pages": (*_ANON, PageClass.MLOCKED),
@@ -225,7 +223,7 @@ def zone_views(memory: Memory) -> list[ZoneView]:
 
 
 def node_stats(memory: Memory) -> dict[int, dict[str, int]]:
-    """Counters of each node by their names in /proc/zoneinfo, from the classes of its frames."""
+    """Counters of each node by their names in /proc/zoneinfo, from its frames and their lists."""
     counts = memory.class_counts()
     nodes: dict[int, dict[str, int]] = {}
     for zone in memory.zones():
@@ -233,7 +231,14 @@ def node_stats(memory: Memory) -> dict[int, dict[str, int]]:
         stats = nodes.setdefault(zone["node"], dict.fromkeys(_NODE_COUNTERS, 0))
         for name, classes in _NODE_COUNTERS.items():
             stats[name] += sum(int(frames[kind]) for kind in classes)
+        for name, nr in _file_lists(zone).items():
+            stats[name] = stats.get(name, 0) + nr
     return nodes
+
+
+def _file_lists(zone: "ZoneCounters") -> dict[str, int]:
+    """Pages of files by the list of reclaim on which they stand."""
+    return {"nr_inactive_file": zone["inactive_file"], "nr_active_file": zone["active_file"]}
 
 
 def _frames_of(zone: "ZoneCounters", counts: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]:
@@ -287,6 +292,8 @@ def _zone_view(
                 name: sum(int(frames[kind]) for kind in classes)
                 for name, classes in _ZONE_COUNTERS.items()
             },
+            "nr_zone_inactive_file": zone["inactive_file"],
+            "nr_zone_active_file": zone["active_file"],
             "numa_hit": zone["numa_hit"],
             "numa_miss": zone["numa_miss"],
             "numa_foreign": zone["numa_foreign"],

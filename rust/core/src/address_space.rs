@@ -475,6 +475,20 @@ impl Memory {
         self.free_pages(cpu, pfn, Order::ZERO);
     }
 
+    /// Does what may need memory while a frame must neither go nor move: `folio_get()` before, and
+    /// `folio_put()` behind.
+    pub(crate) fn holding<T>(
+        &mut self,
+        cpu: Cpu,
+        pfn: Pfn,
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.map.get_page(pfn);
+        let done = work(self);
+        self.put_frame(cpu, pfn);
+        done
+    }
+
     /// Drops a reference to a frame and frees it, or the folio that it is part of, with the last:
     /// `put_page()`. Tells how many frames were freed.
     pub(crate) fn put_frame(&mut self, cpu: Cpu, pfn: Pfn) -> u64 {
@@ -490,11 +504,12 @@ impl Memory {
     #[inline]
     pub(crate) fn free_frame(&mut self, cpu: Cpu, pfn: Pfn) -> u64 {
         let flags = self.map.flags(pfn);
-        if flags & (page_flags::HAS_CONTENT | page_flags::LARGE) != 0 {
+        if flags & (page_flags::HAS_CONTENT | page_flags::LARGE | page_flags::ACTIVE) != 0 {
             if flags & page_flags::LARGE != 0 {
                 let head = self.map.large_head(pfn);
                 return self.free_folio(cpu, head);
             }
+            self.map.relist_file(pfn, 0, page_flags::ACTIVE);
             self.owners.contents.clear(&mut self.map, pfn);
         }
         self.map.reset_meta(pfn);
@@ -522,8 +537,8 @@ impl Memory {
         }
         let pfn = pte.pfn();
         if self.map.flags(pfn) & page_flags::MLOCKED == 0 {
-            self.map
-                .add_flags(pfn, page_flags::MLOCKED | page_flags::UNEVICTABLE);
+            let locked = page_flags::MLOCKED | page_flags::UNEVICTABLE;
+            self.map.relist_file(pfn, locked, 0);
             self.owners.stat.nr_mlock += 1;
         }
         pte.with(Pte::LOCKED)

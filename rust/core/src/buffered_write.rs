@@ -26,6 +26,7 @@ impl Memory {
             let whole = (bytes / page).saturating_sub(at - index).max(1);
             let wish = Order::largest_at(Pfn(at), whole).min(PAGEBLOCK);
             let (pfn, order) = self.alloc_written(cpu, wish)?;
+            self.map.list_file(pfn);
             self.map.add_flags(pfn, page_flags::DIRTY);
             at += order.nr_pages();
             folios += 1;

@@ -363,10 +363,7 @@ impl Memory {
     /// mm/vmscan.c v6.12.
     fn reclaim_clean_pages(&mut self, cpu: Cpu, folios: &mut Vec<(Pfn, Order)>) {
         folios.retain(|&(pfn, _)| {
-            let file = self
-                .map
-                .head_at(pfn)
-                .filter(|head| matches!(head.class, PageClass::File | PageClass::FileLarge));
+            let file = self.map.head_at(pfn).filter(|head| head.class.is_file());
             file.is_none_or(|head| self.evict_folio(cpu, head) == 0)
         });
     }

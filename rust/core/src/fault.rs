@@ -404,7 +404,8 @@ impl Memory {
     fn wp_page_copy(&mut self, f: &FaultContext, vpn: u64, old: Pte) -> Result<Pte, Cause> {
         let kind = rss_kind(&self.map, old.pfn());
         let fill = self.fill_of(old);
-        let pfn = self.new_anon(f, vpn, Gfp::HIGHUSER_MOVABLE)?;
+        let new = |memory: &mut Self| memory.new_anon(f, vpn, Gfp::HIGHUSER_MOVABLE);
+        let pfn = self.holding(f.cpu, old.pfn(), new)?;
         self.owners
             .contents
             .copy(&mut self.map, old.pfn(), pfn, fill);

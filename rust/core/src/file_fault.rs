@@ -88,7 +88,8 @@ impl Memory {
             None => self.sync_mmap_readahead(f, file, index)?,
         };
         let fill = self.owners.cache.file(file).fill_of(index);
-        let pfn = self.new_anon(f, vpn, Gfp::HIGHUSER_MOVABLE)?;
+        let new = |memory: &mut Self| memory.new_anon(f, vpn, Gfp::HIGHUSER_MOVABLE);
+        let pfn = self.holding(f.cpu, source, new)?;
         self.owners.contents.copy(&mut self.map, source, pfn, fill);
         let copy_ns = u64::from(self.clock.costs.copy_ns);
         self.clock.charge(f.cpu, copy_ns);
@@ -120,7 +121,9 @@ impl Memory {
         }
         let nr = u32::try_from(end).expect("within the file") - start;
         // Neighbours for which there is no frame are simply not read.
-        self.cache_insert(file, f.cpu, start, nr);
+        self.holding(f.cpu, wanted, |memory| {
+            memory.cache_insert(file, f.cpu, start, nr)
+        });
         Ok(wanted)
     }
 
@@ -231,6 +234,7 @@ impl Memory {
         self.map.set_flags(pfn, flags);
         self.map.set_owner(pfn, file.0, index);
         self.owners.cache.file_mut(file).insert(index, pfn);
+        self.map.list_file(pfn);
         Ok(pfn)
     }
 }

@@ -125,6 +125,7 @@ impl Memory {
     /// `__folio_put()`.
     pub(crate) fn free_folio(&mut self, cpu: Cpu, head: Pfn) -> u64 {
         let order = self.map.folio_order(head);
+        self.map.relist_file(head, 0, page_flags::ACTIVE);
         for pfn in self.frames_of(head) {
             if self.map.flags(pfn) & page_flags::HAS_CONTENT != 0 {
                 self.owners.contents.clear(&mut self.map, pfn);

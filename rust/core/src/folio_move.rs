@@ -63,7 +63,10 @@ impl Memory {
         }
         self.mark_folio(to, order, head.class);
         self.map.set_flags(to, self.map.flags(from));
+        self.map.list_file(to);
+        self.map.unlist_file(from);
         self.map.reset_meta(from);
+        self.map.abandon(from);
         self.free_pages(cpu, from, order);
         let nr = u64::from(order.nr_pages());
         self.vmstat.count(VmEvent::PgMigrateSuccess, nr);

@@ -68,6 +68,7 @@ impl Memory {
         next.set_runs(state)?;
         next.set_free(state)?;
         next.set_pcp(state)?;
+        next.map.settle_files();
         self.map = next.map;
         self.zones = next.zones;
         Ok(())

@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 use crate::free_area::FreeArea;
-use crate::mem_map::{MemMap, PageClass};
+use crate::mem_map::{FileList, MemMap, PageClass};
 use crate::memory::Memory;
 use crate::pcp::pindex_to_order;
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, Pfn};
@@ -60,6 +60,7 @@ impl Memory {
                 found.pcp
             );
             check_reserved(&self.map, zone)?;
+            check_file_lists(&self.map, zone)?;
         }
         Ok(())
     }
@@ -116,6 +117,19 @@ impl Memory {
         }
         Ok(found)
     }
+}
+
+/// Counts the pages of files on the lists of reclaim.
+fn check_file_lists(map: &MemMap, zone: &Zone) -> Result<(), InvariantError> {
+    for list in [FileList::Inactive, FileList::Active] {
+        let (nr, counted) = (map.nr_file(zone.id, list), map.recount_file(zone.id, list));
+        ensure!(
+            nr == counted,
+            "zone {}: {nr} frames of files are on the {list:?} list, {counted} in the frame array",
+            zone.id.0
+        );
+    }
+    Ok(())
 }
 
 /// Walks every free list of a zone; returns the frames on them.

@@ -240,6 +240,7 @@ impl Replay {
         for cpu in 0..self.refills.len() {
             self.end_refill(memory, cpu);
         }
+        memory.map.settle_files(); // frames changed hands without the books of reclaim
         Ok(())
     }
 

@@ -25,9 +25,12 @@
 
 use std::collections::BTreeMap;
 
+mod file_lists;
 mod record;
 mod store;
 
+pub use file_lists::FileList;
+use file_lists::FileLists;
 pub(crate) use record::FrameRecord;
 pub use record::GUP_PIN_COUNTING_BIAS;
 pub(crate) use store::Store;
@@ -78,6 +81,7 @@ pub struct MemMap {
     ranges: Vec<(u32, u32, ZoneId)>,
     refs_above: BTreeMap<u32, u32>,
     maps_above: BTreeMap<u32, u32>,
+    file_lists: FileLists,
     /// Whoever listens to what happens to the frames.
     pub(crate) events: Events,
 }
@@ -96,6 +100,7 @@ impl MemMap {
             ranges: Vec::new(),
             refs_above: BTreeMap::new(),
             maps_above: BTreeMap::new(),
+            file_lists: FileLists::default(),
             events: Events::default(),
         }
     }
@@ -208,6 +213,16 @@ impl MemMap {
             self.hi.is_allocated(pfn.0, order)
         } else {
             self.lo.is_allocated(pfn.0, order)
+        }
+    }
+
+    /// As [`Self::is_allocated_head`], for classes of which no list is kept.
+    #[inline]
+    pub(crate) fn is_unlisted_head(&self, pfn: Pfn, order: Order) -> bool {
+        if self.is_hi(order) {
+            self.hi.is_unlisted(pfn.0, order)
+        } else {
+            self.lo.is_unlisted(pfn.0, order)
         }
     }
 
@@ -330,13 +345,25 @@ impl MemMap {
     /// Makes an allocated block into blocks of order 0 of the same class: `split_page()`,
     /// mm/page_alloc.c v6.12, and the end of `__split_huge_page()`, mm/huge_memory.c v6.12.
     ///
-    /// Counts, flags, anchors and indexes of the frames stay as they are.
+    /// Counts, flags, anchors and indexes of the frames stay as they are, but that frames of a file are
+    /// on the list that the whole was on: `__split_huge_page_tail()`.
     pub(crate) fn split_block(&mut self, head: Pfn) {
         let block = self.head_at(head).expect("a head");
+        let is_file = block.class.is_file();
+        if is_file {
+            self.unlist_file(head);
+        }
         self.clear_head(head, block.order);
         let start = head.0 as usize;
         let nr = block.order.nr_pages() as usize;
         self.lo.state[start..start + nr].fill(state_of(block.class, Order::ZERO));
+        if is_file {
+            let used = self.flags(head) & (page_flags::ACTIVE | page_flags::REFERENCED);
+            for pfn in block.frames() {
+                self.add_flags(pfn, used);
+                self.list_file(pfn);
+            }
+        }
     }
 
     /// Marks `nr` frames from `start` as blocks of `class`, as large as alignment allows.

@@ -160,11 +160,14 @@ impl Memory {
             self.map.set_compound(to, order, class);
         }
         self.owners.deferred.rename(from, to);
+        self.map.unlist_file(from);
         let mut nr_entries = 0;
         for (from, to) in self.frames_of(from).zip(to.0..) {
             nr_entries += self.migrate_page(from, Pfn(to));
         }
         self.map.add_refs(to, refs - 1);
+        self.map.list_file(to);
+        self.map.abandon(from);
         self.free_pages(cpu, from, order);
         let nr = u64::from(order.nr_pages());
         self.vmstat.count(VmEvent::PgMigrateSuccess, nr);

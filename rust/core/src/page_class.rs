@@ -95,7 +95,12 @@ impl PageClass {
 
     /// In the page cache: its owner is a file.
     pub const fn is_cached(self) -> bool {
-        self.is_shmem() || matches!(self, Self::File | Self::FileLarge)
+        self.is_shmem() || self.is_file()
+    }
+
+    /// In the page cache, of a file on a disk.
+    pub const fn is_file(self) -> bool {
+        matches!(self, Self::File | Self::FileLarge)
     }
 
     /// On an LRU list (`PageLRU`), so that the page could be migrated: what

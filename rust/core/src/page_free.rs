@@ -46,8 +46,8 @@ impl Memory {
 
     #[inline(always)]
     fn free_allocated(&mut self, cpu: Cpu, pfn: Pfn, order: Order) {
-        if !self.map.is_allocated_head(pfn, order) {
-            self.freed_wrongly(pfn, order);
+        if !self.map.is_unlisted_head(pfn, order) {
+            self.leave_list(pfn, order);
         }
         debug_assert!(
             self.map.meta_is_clear(pfn),
@@ -55,6 +55,15 @@ impl Memory {
             pfn.0
         );
         self.free_unref_page(cpu, pfn, order);
+    }
+
+    /// A page of a file leaves its list: `__page_cache_release()`, mm/swap.c v6.12.
+    #[cold]
+    fn leave_list(&mut self, pfn: Pfn, order: Order) {
+        if !self.map.is_allocated_head(pfn, order) {
+            self.freed_wrongly(pfn, order);
+        }
+        self.map.unlist_file(pfn);
     }
 
     #[cold]

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::mem_map::{BlockHead, PageClass, page_flags};
+use crate::mem_map::{BlockHead, FileList, page_flags};
 use crate::memory::Memory;
 use crate::page_alloc::AllocContext;
 use crate::page_cache::FileId;
@@ -113,7 +113,7 @@ impl Memory {
         if zone.watermark_ok(ac.order, zone.wmark_pages(Wmark::Min), ac.highest, none) {
             return true;
         }
-        let mark = zone.wmark_pages(Wmark::High) + (2 << ac.order.get());
+        let mark = zone.wmark_pages(Wmark::High) + compact_gap(ac.order);
         zone.compaction_suitable(ac.order, ac.highest)
             && zone.watermark_ok(Order::ZERO, mark, ac.highest, none)
     }
@@ -125,11 +125,28 @@ impl Memory {
         loop {
             let freed = self.evict(scan, SWAP_CLUSTER_MAX);
             total += freed;
-            let for_compaction = scan.order > Order::ZERO;
-            if freed == 0 || !for_compaction || self.may_compact_on(scan) {
+            let hard_pressed = scan.priority + 2 < DEF_PRIORITY;
+            let costly = scan.order.get() > COSTLY_ORDER;
+            let for_compaction = costly || scan.order > Order::ZERO && hard_pressed;
+            let inactive = |zone: &Zone| self.map.nr_file(zone.id, FileList::Inactive);
+            let of_node = self.zones.iter().filter(|zone| zone.node == scan.node);
+            let enough = of_node.map(inactive).sum::<u64>() > compact_gap(scan.order);
+            if freed == 0 || !for_compaction || self.may_compact_on(scan) || !enough {
                 return total;
             }
         }
+    }
+
+    /// Frames of a zone that reclaim could free at best, without swap: `zone_reclaimable_pages()`.
+    pub(crate) fn zone_reclaimable_pages(&self, zone: ZoneId) -> u64 {
+        self.map.nr_file(zone, FileList::Inactive) + self.map.nr_file(zone, FileList::Active)
+    }
+
+    /// Whether any page of a file stands in the zones that a scan may look at.
+    fn has_lists(&self, scan: Scan) -> bool {
+        let within = |zone: &&Zone| zone.node == scan.node && zone.kind <= scan.highest;
+        let mut zones = self.zones.iter().filter(within);
+        zones.any(|zone| self.zone_reclaimable_pages(zone.id) > 0)
     }
 
     fn may_compact_on(&self, scan: Scan) -> bool {
@@ -210,6 +227,9 @@ impl Memory {
     /// `shrink_inactive_list()`, as much as `get_scan_count()` says. The last round goes on as long as
     /// a turn meets pages of files.
     fn evict(&mut self, scan: Scan, nr: u64) -> u64 {
+        if !self.has_lists(scan) {
+            return 0;
+        }
         let nr_frames = self.map.nr_frames();
         let bits = u32::BITS - (nr_frames - 1).leading_zeros();
         let turn = 1_u64 << bits;
@@ -252,8 +272,8 @@ impl Memory {
     fn spare(&mut self, head: BlockHead) -> bool {
         let flags = self.map.flags(head.pfn);
         if flags & page_flags::ACTIVE != 0 {
-            self.map.clear_flags(head.pfn, page_flags::ACTIVE);
-            self.map.add_flags(head.pfn, page_flags::REFERENCED);
+            self.map
+                .relist_file(head.pfn, page_flags::REFERENCED, page_flags::ACTIVE);
             true
         } else if flags & page_flags::REFERENCED != 0 {
             self.map.clear_flags(head.pfn, page_flags::REFERENCED);
@@ -270,23 +290,23 @@ impl Memory {
             let Some(head) = self.map.head_at(pfn) else {
                 continue;
             };
-            if matches!(head.class, PageClass::File | PageClass::FileLarge) {
+            if head.class.is_file() {
                 let twice = active || head.order > Order::ZERO;
                 let flag = if twice {
                     page_flags::ACTIVE
                 } else {
                     page_flags::REFERENCED
                 };
-                self.map.add_flags(pfn, flag);
+                self.map.relist_file(pfn, flag, 0);
             }
         }
     }
 
     /// A page of a file in a zone that the request may use.
     fn is_on_list(&self, head: BlockHead, scan: Scan) -> bool {
-        let is_file = matches!(head.class, PageClass::File | PageClass::FileLarge);
         let zone = self.map.zone_of(head.pfn).map(|id| &self.zones[id.index()]);
-        is_file && zone.is_some_and(|zone| zone.node == scan.node && zone.kind <= scan.highest)
+        head.class.is_file()
+            && zone.is_some_and(|zone| zone.node == scan.node && zone.kind <= scan.highest)
     }
 
     /// Unmaps and frees a clean folio of the page cache; returns its frames, 0 if it stays.
@@ -302,7 +322,7 @@ impl Memory {
             return 0;
         }
         if self.is_stock(head) {
-            self.map.clear_flags(head.pfn, page_flags::STOCK);
+            self.map.relist_file(head.pfn, 0, page_flags::STOCK);
             self.free_pages(cpu, head.pfn, head.order);
             return nr;
         }
@@ -313,6 +333,11 @@ impl Memory {
         let end = index + head.order.nr_pages();
         self.cache_drop(file, cpu, index..end)
     }
+}
+
+/// `compact_gap()`, include/linux/compaction.h v6.12: frames that compaction may hold meanwhile.
+pub(crate) const fn compact_gap(order: Order) -> u64 {
+    2 << order.get()
 }
 
 const fn low_bits(bits: u32) -> u32 {
@@ -341,6 +366,19 @@ fn permuted(i: u32, bits: u32, seed: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::permuted;
+    use crate::gfp::Gfp;
+    use crate::memory::Memory;
+    use crate::units::{Cpu, Order};
+
+    #[test]
+    fn a_refused_request_looks_for_no_page_of_a_file_where_there_is_none() {
+        let spec = r#"{"zones": [{"kind": "DMA", "start_pfn": 0, "spanned": 2048}]}"#;
+        let spec = serde_json::from_str(spec).expect("a spec");
+        let mut memory = Memory::boot(&spec).expect("it boots");
+        let mut ask = || memory.alloc_pages(Cpu(0), Gfp::KERNEL, Order::ZERO, None);
+        while ask().is_ok() {}
+        assert_eq!(memory.reclaim.next, 0, "the ring was gone through");
+    }
 
     #[test]
     fn every_frame_has_one_place_in_the_queue() {

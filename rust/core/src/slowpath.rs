@@ -8,7 +8,7 @@ use crate::memory::Memory;
 use crate::page_alloc::{AllocContext, cma_flag, kswapd_flag};
 use crate::units::{MigrateType, Order, Pfn};
 use crate::vmstat::VmEvent;
-use crate::watermark::{AllocFlags, reserve_of};
+use crate::watermark::{AllocFlags, Wmark, reserve_of};
 use crate::zone::Zone;
 
 /// `PAGE_ALLOC_COSTLY_ORDER`, include/linux/mmzone.h v6.12.
@@ -27,6 +27,8 @@ impl Memory {
         if let Some(pfn) = self.get_page_from_freelist(ac, flags) {
             return Ok(pfn);
         }
+        // Reclaim and compaction ask who maps a page, of which the call in hand may know more so far.
+        self.owners.cache.settle();
         if !ac.gfp.has(Gfp::DIRECT_RECLAIM) {
             return Err(self.refusal(ac, flags, None));
         }
@@ -53,7 +55,7 @@ impl Memory {
             if let Some(pfn) = self.make_room_once(ac, flags, &mut effort) {
                 return Ok(pfn);
             }
-            if !self.should_retry(ac, &mut effort) {
+            if !self.should_retry(ac, flags, &mut effort) {
                 return Err(self.refusal(ac, flags, Some(effort.compaction)));
             }
         }
@@ -88,7 +90,7 @@ impl Memory {
     /// Whether another turn could help: the end of `__alloc_pages_slowpath()`,
     /// `should_reclaim_retry()`, `should_compact_retry()`. Before it gives up, the highatomic reserve
     /// is let go.
-    fn should_retry(&mut self, ac: &AllocContext, effort: &mut Effort) -> bool {
+    fn should_retry(&mut self, ac: &AllocContext, flags: AllocFlags, effort: &mut Effort) -> bool {
         let costly = ac.order.get() > COSTLY_ORDER;
         if ac.gfp.has(Gfp::NORETRY) || (costly && !ac.gfp.has(Gfp::RETRY_MAYFAIL)) {
             return false;
@@ -98,12 +100,26 @@ impl Memory {
         } else {
             effort.no_progress += 1;
         }
-        // That reclaim freed something stands for "enough is reclaimable", which is not counted.
-        let hopeful = effort.reclaimed > 0 && effort.no_progress <= MAX_RECLAIM_RETRIES;
+        // The kernel tries on if reclaim freed nothing, as others may have written pages back since;
+        // here the next turn would find what the last one found.
+        let hopeful = effort.reclaimed > 0
+            && effort.no_progress <= MAX_RECLAIM_RETRIES
+            && self.could_be_served(ac, flags);
         if hopeful || self.unreserve_highatomic(ac, true) {
             return true;
         }
         effort.reclaimed > 0 && self.should_compact_retry(ac, effort)
+    }
+
+    /// Whether some zone would hold its min mark for the request if all that is reclaimable were
+    /// free: the loop of `should_reclaim_retry()`.
+    fn could_be_served(&self, ac: &AllocContext, flags: AllocFlags) -> bool {
+        let list = self.zonelists.zones(ac.zonelist).iter();
+        list.map(|id| &self.zones[id.index()]).any(|zone| {
+            let available = zone.nr_free_pages + self.zone_reclaimable_pages(zone.id);
+            let min = zone.wmark_pages(Wmark::Min);
+            zone.watermark_ok_at(ac.order, min, ac.highest, flags, available)
+        })
     }
 
     /// `should_compact_retry()`.
@@ -115,10 +131,12 @@ impl Memory {
         if effort.last == CompactResult::Skipped {
             // compaction_zonelist_suitable()
             let list = self.zonelists.zones(ac.zonelist);
-            return list
-                .iter()
-                .map(|id| &self.zones[id.index()])
-                .any(|zone| zone.has_room_to_compact(ac.order, ac.highest, zone.nr_free_pages));
+            let mut zones = list.iter().map(|id| &self.zones[id.index()]);
+            return zones.any(|zone| {
+                let reclaimable = self.zone_reclaimable_pages(zone.id) / u64::from(ac.order.get());
+                let available = zone.nr_free_pages + reclaimable;
+                zone.has_room_to_compact(ac.order, ac.highest, available)
+            });
         }
         let most = MAX_COMPACT_RETRIES / if costly { 4 } else { 1 };
         if effort.last == CompactResult::Success {

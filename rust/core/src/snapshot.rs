@@ -128,6 +128,7 @@ impl Memory {
             link_lists(&mut map, zone, lists)?;
         }
         memory.owners = Owners::decode(&mut reader, map.nr_frames())?;
+        map.settle_files();
         memory.map = map;
         if !reader.is_at_end() {
             return Err(SnapshotError::new("it goes on after its end"));

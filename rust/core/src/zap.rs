@@ -80,8 +80,8 @@ impl Unmap<'_> {
     /// A mapping of a locked frame went: `munlock_vma_folio()`, mm/internal.h v6.12.
     fn munlock(&mut self, pfn: Pfn, left: u32, pte: Pte) {
         if left == 0 {
-            self.map
-                .clear_flags(pfn, page_flags::MLOCKED | page_flags::UNEVICTABLE);
+            let locked = page_flags::MLOCKED | page_flags::UNEVICTABLE;
+            self.map.relist_file(pfn, 0, locked);
             self.stat.nr_mlock -= 1;
         } else if pte.has(Pte::LOCKED) {
             self.munlocked.push(pfn);
@@ -207,8 +207,8 @@ impl Memory {
     pub(crate) fn settle_mlock(&mut self) {
         while let Some(pfn) = self.owners.munlocked.pop() {
             if self.map.flags(pfn) & page_flags::MLOCKED != 0 && !self.is_locked_somewhere(pfn) {
-                self.map
-                    .clear_flags(pfn, page_flags::MLOCKED | page_flags::UNEVICTABLE);
+                let locked = page_flags::MLOCKED | page_flags::UNEVICTABLE;
+                self.map.relist_file(pfn, 0, locked);
                 self.owners.stat.nr_mlock -= 1;
             }
         }

@@ -1,9 +1,12 @@
 //! Reclaim: what direct reclaim and kswapd free, what they leave, and when they stop.
 
+use contigmm_core::address_space::{MmId, VmArea, vm_flags};
 use contigmm_core::import::Import;
-use contigmm_core::mem_map::PageClass;
+use contigmm_core::mem_map::{FileList, PageClass};
 use contigmm_core::page_cache::{FileId, FileKind, FileSpec};
+use contigmm_core::zap::Markers;
 use contigmm_core::{BootSpec, Cpu, Gfp, Memory, NodeId, Order, Pfn, VmEvent};
+use proptest::prelude::*;
 
 const CPU: Cpu = Cpu(0);
 const FRAMES: u32 = 1 << 15;
@@ -188,4 +191,172 @@ fn reclaiming_a_tenth_makes_no_more_pageblocks_than_evicting_at_random() {
         reclaimed <= random,
         "{reclaimed} pageblocks, {random} at random"
     );
+}
+
+/// Frames on the inactive and on the active list.
+fn listed(memory: &Memory) -> [u64; 2] {
+    let zone = memory.zones()[0].id;
+    [FileList::Inactive, FileList::Active].map(|list| memory.map().nr_file(zone, list))
+}
+
+#[test]
+fn pages_of_files_count_on_the_list_that_they_were_captured_on() {
+    let mut memory = full(5);
+    let all = u64::from(FRAMES - 256);
+    assert_eq!(listed(&memory), [all, 0]);
+    let active: Vec<Pfn> = (0..100).map(Pfn).collect();
+    memory.mark_used(&active, true);
+    assert_eq!(listed(&memory), [all - 100, 100]);
+    memory.mark_used(&[Pfn(500)], false);
+    assert_eq!(
+        listed(&memory),
+        [all - 100, 100],
+        "mapped ones are inactive"
+    );
+}
+
+/// What happens to pages of files.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A page of the file is written.
+    Write(u64),
+    /// The file ends at this page.
+    Truncate(u64),
+    /// A write of so many pages that nobody owns.
+    WriteOut(u32),
+    /// Folios from this frame on are found to be used.
+    Use(u32, bool),
+    /// The mapped pages are locked, or no longer.
+    Lock(bool),
+    /// Mappings of the file come, or go.
+    Map(u64),
+    Unmap(u64),
+    /// Requests of this order take memory until reclaim was needed so often.
+    Take(u8, u64),
+    /// Every so many-th of what requests took goes back.
+    Give(usize),
+    Kswapd(u64),
+    Compact,
+    Restore,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..64_u64).prop_map(Step::Write),
+        (0..64_u64).prop_map(Step::Truncate),
+        (1..64_u32).prop_map(Step::WriteOut),
+        (0..1500_u32, any::<bool>()).prop_map(|(at, active)| Step::Use(at, active)),
+        any::<bool>().prop_map(Step::Lock),
+        (0..64_u64).prop_map(Step::Map),
+        (0..64_u64).prop_map(Step::Unmap),
+        (0..5_u8, 1..40_u64).prop_map(|(order, nr)| Step::Take(order, nr)),
+        (1..4_usize).prop_map(Step::Give),
+        (1..200_u64).prop_map(Step::Kswapd),
+        Just(Step::Compact),
+        Just(Step::Restore),
+    ]
+}
+
+/// A small machine with one file that one process maps.
+struct Mapped {
+    memory: Memory,
+    file: FileId,
+    mm: MmId,
+    taken: Vec<(Pfn, Order)>,
+}
+
+impl Mapped {
+    fn new() -> Self {
+        let spec = r#"{"zones": [{"kind": "Normal", "start_pfn": 0, "spanned": 2048}],
+                       "min_free_kbytes": 128}"#;
+        let mut memory = Memory::boot(&BootSpec::from_json(spec).expect("valid")).expect("boots");
+        let file = memory.file_create(FileSpec {
+            kind: FileKind::Regular,
+            size: 64 << 12,
+            fill: None,
+        });
+        let mm = memory.mm_create();
+        Self {
+            memory,
+            file,
+            mm,
+            taken: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, step: &Step) {
+        let Self {
+            memory,
+            file,
+            mm,
+            taken,
+        } = self;
+        match *step {
+            Step::Write(page) => drop(memory.file_write(*file, CPU, page << 12, 1)),
+            Step::Truncate(page) => {
+                memory.file_truncate(*file, CPU, page << 12);
+                memory.file_truncate(*file, CPU, 64 << 12);
+            }
+            Step::WriteOut(nr) => drop(memory.write_pages(CPU, 0, nr << 12)),
+            Step::Use(at, active) => {
+                let heads: Vec<Pfn> = (at..at + 100).map(Pfn).collect();
+                memory.mark_used(&heads, active);
+            }
+            Step::Lock(on) => {
+                let flags = if on { vm_flags::LOCKED } else { 0 };
+                memory.mlock_range(*mm, 0, 64, flags);
+            }
+            Step::Map(page) => {
+                let vma = VmArea {
+                    start_vpn: 0,
+                    end_vpn: 64,
+                    flags: 1,
+                    file: Some(*file),
+                    pgoff: 0,
+                    prealloc: None,
+                };
+                memory.populate(*mm, CPU, page, 64 - page, &vma, false);
+            }
+            Step::Unmap(page) => drop(memory.zap(*mm, CPU, page, 64 - page, Markers::Drop)),
+            Step::Take(order, nr) => {
+                let order = Order::new(order).expect("small");
+                let stop = memory.vmstat().get(VmEvent::AllocStall) + nr;
+                while memory.vmstat().get(VmEvent::AllocStall) < stop
+                    && let Ok(pfn) = memory.alloc_pages(CPU, Gfp::KERNEL, order, None)
+                {
+                    taken.push((pfn, order));
+                }
+            }
+            Step::Give(each) => {
+                let (given, kept): (Vec<_>, Vec<_>) = std::mem::take(taken)
+                    .into_iter()
+                    .enumerate()
+                    .partition(|(at, _)| at % each == 0);
+                *taken = kept.into_iter().map(|(_, block)| block).collect();
+                for (_, (pfn, order)) in given {
+                    memory.free_pages(CPU, pfn, order);
+                }
+            }
+            Step::Kswapd(budget) => drop(memory.kswapd(NodeId(0), CPU, budget)),
+            Step::Compact => memory.compact_memory(CPU),
+            Step::Restore => {
+                *memory = Memory::restore(&memory.snapshot(), 1 << 30).expect("its own");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn pages_of_files_are_counted_as_a_recount_counts_them(
+        steps in prop::collection::vec(step(), 1..60)
+    ) {
+        let mut world = Mapped::new();
+        for step in &steps {
+            world.apply(step);
+            prop_assert_eq!(world.memory.check(), Ok(()), "after {:?}", step);
+        }
+    }
 }

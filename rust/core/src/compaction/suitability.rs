@@ -5,6 +5,7 @@ use super::{last_pageblock, pageblock_end, pageblock_start};
 use crate::fragmentation::ContigPageInfo;
 use crate::mem_map::PageClass;
 use crate::memory::Memory;
+use crate::reclaim::compact_gap;
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, Pfn, ZoneId, ZoneKind};
 use crate::watermark::{AllocFlags, Wmark};
 use crate::zone::{PAGEBLOCK, Zone};
@@ -37,8 +38,7 @@ impl Zone {
         } else {
             Wmark::Min
         };
-        let gap = 2 << order.get(); // compact_gap()
-        let needed = self.wmark_pages(mark) + gap;
+        let needed = self.wmark_pages(mark) + compact_gap(order);
         self.watermark_ok_at(Order::ZERO, needed, highest, AllocFlags::CMA, free)
     }
 

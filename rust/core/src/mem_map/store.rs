@@ -32,6 +32,9 @@ const ALLOCATED: u32 = {
     bits
 };
 
+/// Those of them whose frames stand on no list that is counted: all but files'.
+const UNLISTED: u32 = ALLOCATED & !(1 << PageClass::File as u32 | 1 << PageClass::FileLarge as u32);
+
 /// The state of a block's first frame.
 pub(super) const fn state_of(class: PageClass, order: Order) -> u8 {
     if matches!(class, PageClass::Free) {
@@ -151,6 +154,17 @@ impl<const SHIFT: u32> Store<SHIFT> {
     /// Whether an allocated block of this order starts here, of a class that can be freed.
     #[inline(always)]
     pub(super) fn is_allocated(&self, pfn: u32, order: Order) -> bool {
+        self.is_in_use(pfn, order, ALLOCATED)
+    }
+
+    /// The same of a class of which no list is kept.
+    #[inline(always)]
+    pub(super) fn is_unlisted(&self, pfn: u32, order: Order) -> bool {
+        self.is_in_use(pfn, order, UNLISTED)
+    }
+
+    #[inline(always)]
+    fn is_in_use(&self, pfn: u32, order: Order, classes: u32) -> bool {
         let at = (pfn >> SHIFT) as usize;
         let state = self.state[at];
         let class = u32::from(state & CLASS_MASK);
@@ -159,6 +173,6 @@ impl<const SHIFT: u32> Store<SHIFT> {
         } else {
             state & (KIND_MASK & !COMPOUND) == LARGE && self.order[at] == order.get()
         };
-        of_order && ALLOCATED >> class & 1 == 1
+        of_order && classes >> class & 1 == 1
     }
 }

@@ -1,6 +1,6 @@
 //! What /proc shows: free lists, zones, counters, clocks.
 
-use contigmm_core::mem_map::PageClass;
+use contigmm_core::mem_map::{FileList, PageClass};
 use contigmm_core::pcp::{MIGRATE_PCPTYPES, Pcp};
 use contigmm_core::units::PAGEBLOCK_NR_PAGES;
 use contigmm_core::zone::Zone;
@@ -146,10 +146,14 @@ impl Memory {
         let zones = self.with(py, |memory| {
             let zones = memory.zones().iter();
             zones
-                .map(|zone| (zone.clone(), memory.cma_pages(zone.id)))
+                .map(|zone| {
+                    let list = |list| memory.map().nr_file(zone.id, list);
+                    let files = [FileList::Inactive, FileList::Active].map(list);
+                    (zone.clone(), memory.cma_pages(zone.id), files)
+                })
                 .collect::<Vec<_>>()
         });
-        let rows = zones.iter().map(|(zone, cma_pages)| {
+        let rows = zones.iter().map(|(zone, cma_pages, [inactive, active])| {
             let row = PyDict::new(py);
             row.set_item("node", zone.node.0)?;
             row.set_item("name", zone.kind.name())?;
@@ -161,6 +165,8 @@ impl Memory {
             row.set_item("free_cma", zone.nr_free_cma)?;
             row.set_item("cma", *cma_pages)?;
             row.set_item("free_highatomic", zone.nr_free_highatomic)?;
+            row.set_item("inactive_file", *inactive)?;
+            row.set_item("active_file", *active)?;
             row.set_item("watermark_min", zone.watermark.min)?;
             row.set_item("watermark_low", zone.watermark.low)?;
             row.set_item("watermark_high", zone.watermark.high)?;
