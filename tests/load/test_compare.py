@@ -30,15 +30,68 @@ def written(path, *, p99=2000.0, spread=0.05, seed=0, **changes):
     return path
 
 
-def test_runs_that_differ_by_their_noise_are_the_same(tmp_path):
+def test_runs_that_differ_by_their_noise_are_the_same_in_95_of_100_draws(tmp_path):
     verdicts = [
         compare(
             written(tmp_path / "a", spread=0.2, seed=2 * seed),
             written(tmp_path / "b", spread=0.2, seed=2 * seed + 1),
         ).verdict
-        for seed in range(12)
+        for seed in range(60)
     ]
-    assert verdicts.count("same") >= 11
+    assert verdicts.count("same") >= 57
+
+
+def test_a_slowdown_of_30_percent_is_found(tmp_path):
+    found = [
+        {
+            change.figure: change.verdict
+            for change in compare(
+                written(tmp_path / "a", spread=0.1, seed=2 * seed),
+                written(tmp_path / "b", spread=0.1, p99=2600.0, seed=2 * seed + 1),
+            ).changes
+        }["p99_us"]
+        for seed in range(30)
+    ]
+    assert found.count("worse") >= 28
+
+
+def runs(folder, *, slower=1.0, seed=0):
+    """Six runs that differ from each other by 15 %, far more than the stretches of each."""
+    folder.mkdir(parents=True)
+    drift = np.random.default_rng(seed).normal(1, 0.15, 6)
+    for number, factor in enumerate(drift):
+        written(folder / f"{number}.json", p99=2000 * factor * slower, spread=0.02, seed=number)
+    return folder
+
+
+def test_what_changes_from_run_to_run_is_no_difference_between_folders(tmp_path):
+    verdicts = []
+    for seed in range(20):
+        one = runs(tmp_path / f"{seed}a", seed=2 * seed)
+        other = runs(tmp_path / f"{seed}b", seed=2 * seed + 1)
+        verdicts.append(compare(one, other).verdict)
+    assert verdicts.count("same") >= 19
+    # Single runs of the same draws differ by what their stretches cannot explain.
+    single = [
+        compare(tmp_path / f"{seed}a/0.json", tmp_path / f"{seed}b/0.json").verdict
+        for seed in range(20)
+    ]
+    assert single.count("same") < 19
+
+
+def test_a_slowdown_beyond_what_runs_vary_by_is_found_between_folders(tmp_path):
+    found = compare(runs(tmp_path / "a"), runs(tmp_path / "b", slower=1.8, seed=1))
+    assert [change.figure for change in found.changes if change.verdict == "worse"] == ["p99_us"]
+
+
+def test_too_few_runs_and_a_file_beside_a_folder_are_refused(tmp_path):
+    folder = runs(tmp_path / "a")
+    with pytest.raises(LoadInputError, match="two files are compared, or two folders"):
+        compare(folder, folder / "0.json")
+    (folder / "0.json").unlink()
+    (folder / "1.json").unlink()
+    with pytest.raises(LoadInputError, match="has 4 results"):
+        compare(folder, folder)
 
 
 @pytest.mark.parametrize(("p99", "verdict"), [(4000.0, "worse"), (1000.0, "better")])

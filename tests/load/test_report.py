@@ -3,12 +3,15 @@
 import json
 
 import made_up
+import numpy as np
 import pytest
+from hdrh.histogram import HdrHistogram
 from rich.console import Console
 
 from contigmm.abi import EAGAIN, ENOMEM
 from contigmm.load.console import print_report, progress_view
 from contigmm.load.coordinator import Tick
+from contigmm.load.effort import Effort
 from contigmm.load.report import Integrity
 from contigmm.load.samples import Kind
 from contigmm.load.tally import Refusal, Tally
@@ -72,6 +75,39 @@ def test_percentiles_are_those_of_the_samples():
     found = (latency.p50, latency.p90, latency.p99, latency.p999, latency.max)
     assert found == pytest.approx((5000, 9000, 9900, 9990, 10_000), rel=0.002)
     assert tally.latency(Kind.TOUCH).calls == 0
+
+
+def test_chunks_of_all_generators_together_have_the_percentiles_of_all_samples():
+    random = np.random.default_rng(3)
+    took_us = [
+        (random.pareto(1.2, size) * scale + 1).astype(int)
+        for size, scale in ((7000, 300), (2000, 9000), (50, 900_000))
+    ]  # three generators, each its own server
+    tally = Tally(sizes_bytes=(4096,), nr_processes=1)
+    for generator in took_us:
+        for part in np.array_split(generator, 5):
+            tally.add(made_up.chunk([(1, 0, Kind.MAP, 0, 0, 0, 0, us) for us in part]))
+    merged, everything = tally.latency(Kind.MAP), np.concatenate(took_us)
+    assert merged.calls == len(everything)
+    for figure, share in (("p50", 50), ("p90", 90), ("p99", 99), ("p999", 99.9)):
+        exact = np.percentile(everything, share, method="inverted_cdf")
+        assert getattr(merged, figure) == pytest.approx(exact, rel=1e-3)  # three digits
+    assert merged.max == pytest.approx(everything.max(), rel=1e-3)
+
+
+def test_lateness_of_all_generators_is_merged_and_the_busiest_counts():
+    late_us = np.concatenate([np.arange(1, 1000), np.arange(40_000, 40_020)])
+    parts = []
+    for share, part in ((0.2, late_us[::2]), (0.7, late_us[1::2])):
+        histogram = HdrHistogram(1, 60_000_000, 3)
+        for value in part.tolist():
+            histogram.record_value(value)
+        parts.append((share, histogram.encode()))
+    effort = Effort.merged(parts)
+    exact = np.percentile(late_us, 99, method="inverted_cdf")
+    assert effort.late_us_p99 == pytest.approx(exact, rel=1e-3)
+    assert effort.busy_share == 0.7
+    assert effort.was_the_limit
 
 
 def test_load_1_has_exactly_its_keys():

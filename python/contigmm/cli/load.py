@@ -190,7 +190,8 @@ def load(
         tuple[Path, Path] | None,
         typer.Option(
             metavar="A.json B.json",
-            help="Run nothing: tell whether the second result is better than the first.",
+            help="Run nothing: tell whether the second result is better than the first. Either may"
+            " be a folder of results of five runs or more.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,

@@ -4,10 +4,13 @@ Each report has the figures of ten stretches of its run. If the two runs were al
 matter which stretch came from which: the difference of medians is held against those of stretches
 dealt out anew at random. Only what chance gives in less than one in a hundred, and is larger than
 five percent, is called a difference.
+
+Stretches of one run know nothing of what changes from run to run. Given folders of repeated runs,
+whole runs are dealt instead.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +31,10 @@ _FIGURES: Final[dict[str, bool]] = {
     "refused_share": False,
 }
 """Figures of a stretch, and whether more of it is better."""
+_LEAST_RUNS: Final = 5
+"""Fewer a side could never differ: of the 70 deals of four and four, two are as far apart."""
+_ROUNDING: Final = 1e-9
+"""The same numbers, dealt in another order, have a sum that differs by less."""
 _SETUP: Final = ("seed", "arrival", "generator_processes")
 
 
@@ -67,18 +74,37 @@ class Comparison:
 
 
 def compare(before: Path, after: Path) -> Comparison:
-    """Compare two reports written by ``--json``.
+    """Compare two reports written by ``--json``, or two folders of them.
 
     Raises:
-        LoadInputError: One is no such report, or of a version without intervals.
+        LoadInputError: One is no such report, or of a version without intervals, or a folder has
+            too few.
         OSError: One cannot be read.
     """
-    one, other = _read(before), _read(after)
+    if before.is_dir() != after.is_dir():
+        raise LoadInputError("two files are compared, or two folders of repeated runs")
+    one, other = _runs(before), _runs(after)
+    # A stretch may be an outlier. A run is the median of its stretches, and means of few runs tell
+    # more than their medians do.
+    columns, centre = (_column, np.mean) if before.is_dir() else (_stretches, np.median)
     changes = tuple(
-        _change(figure, _column(one, figure), _column(other, figure), more_is_better)
+        _change(figure, columns(one, figure), columns(other, figure), more_is_better, centre)
         for figure, more_is_better in _FIGURES.items()
     )
     return Comparison(changes, tuple(_warnings(one, other)))
+
+
+def _runs(path: Path) -> list[Mapping[str, Any]]:
+    """Read a report, or all of a folder."""
+    if not path.is_dir():
+        return [_read(path)]
+    found = [_read(file) for file in sorted(path.glob("*.json"))]
+    if len(found) < _LEAST_RUNS:
+        raise LoadInputError(
+            f"{path} has {len(found)} results; to tell a difference from chance it takes"
+            f" {_LEAST_RUNS} runs a side"
+        )
+    return found
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -94,8 +120,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     return dict(report)
 
 
-def _column(report: Mapping[str, Any], figure: str) -> NDArray[np.float64]:
-    return np.array([interval[figure] for interval in report["intervals"]], np.float64)
+def _stretches(runs: Sequence[Mapping[str, Any]], figure: str) -> NDArray[np.float64]:
+    """Return a figure of every stretch."""
+    return np.array([stretch[figure] for run in runs for stretch in run["intervals"]], np.float64)
+
+
+def _column(runs: Sequence[Mapping[str, Any]], figure: str) -> NDArray[np.float64]:
+    """Return a figure of every run: the median of its stretches."""
+    return np.array([np.median(_stretches([run], figure)) for run in runs])
 
 
 def _change(
@@ -103,15 +135,16 @@ def _change(
     before: NDArray[np.float64],
     after: NDArray[np.float64],
     more_is_better: bool,
+    centre: Callable[..., Any],
 ) -> Change:
-    old, new = float(np.median(before)), float(np.median(after))
+    old, new = float(centre(before)), float(centre(after))
     dealt = np.random.default_rng(0).permuted(
         np.tile(np.concatenate([before, after]), (_DEALS, 1)), axis=1
     )
     differences = np.abs(
-        np.median(dealt[:, : len(before)], axis=1) - np.median(dealt[:, len(before) :], axis=1)
+        centre(dealt[:, : len(before)], axis=1) - centre(dealt[:, len(before) :], axis=1)
     )
-    chance = float((differences >= abs(new - old)).mean())
+    chance = float((differences >= abs(new - old) * (1 - _ROUNDING)).mean())
     if chance >= _CHANCE or abs(new - old) < _LEAST_CHANGE * max(abs(old), abs(new)):
         verdict = "same"
     else:
@@ -119,17 +152,19 @@ def _change(
     return Change(figure, old, new, chance, verdict)
 
 
-def _warnings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def _warnings(runs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    one, other = runs[0], others[0]
+    setup = _SETUP if len(runs) == 1 else _SETUP[1:]  # seeds of repeated runs differ
     found = [
         f"the runs differ in {key}: {one.get(key)} and {other.get(key)}"
-        for key in _SETUP
+        for key in setup
         if one.get(key) != other.get(key)
     ]
     if [size["bytes"] for size in one["by_size"]] != [size["bytes"] for size in other["by_size"]]:
         found.append("the runs differ in the sizes asked for")
     found += [
         f"the {name} run was limited by its generator: its latencies and rate say little"
-        for name, report in (("first", one), ("second", other))
-        if report["generator"]["limited"]
+        for name, side in (("first", runs), ("second", others))
+        if any(report["generator"]["limited"] for report in side)
     ]
     return found
