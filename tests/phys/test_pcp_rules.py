@@ -47,6 +47,37 @@ def test_each_second_a_list_gives_back_an_eighth_of_its_limit():
     assert later == min(count, lowered)
 
 
+def kept_after_exhaustion(*, by_frames):
+    """Take all folios while single frames are left; return what lists keep of them, and all.
+
+    Before them a few single frames are given back, too few to fill a list to ``high_min``.
+    """
+    limits = {"batch": 63, "high_min": 4_100, "high_max": 337_141}
+    zone = {"kind": "Normal", "start_pfn": 1024, "spanned": 65536, "pcp_limits": limits}
+    rules = {"free_high_half_min": True, "below_high_by_frames": by_frames}
+    memory = Memory.boot(json.dumps({"nr_cpus": 1, "zones": [zone], "pcp": rules}))
+    memory.set_direct_reclaim(False)
+    light = GFP["GFP_TRANSHUGE_LIGHT"]
+    rest = memory.alloc_batch(24_000, order=0, gfp=light)
+    own = memory.alloc_batch(1100, order=0, gfp=light)
+    memory.free_batch(rest[::2].copy(), order=0)
+    for _ in range(20):
+        memory.decay_pcp()
+    memory.alloc_batch(3500, order=0, gfp=light)
+    folios = memory.alloc_batch(1 << 16, order=ORDER, gfp=light)
+    for pages, order in ((own, 0), (folios, ORDER)):
+        memory.free_batch(pages, order=order)
+    return int(memory.pcp_frames()[0, 0, :, ORDER].sum()), len(folios) << ORDER
+
+
+def test_where_only_frames_count_a_zone_out_of_folios_keeps_them_on_its_lists_afterwards():
+    kept, given = kept_after_exhaustion(by_frames=True)
+    assert given > 30_000
+    assert kept > given * 9 // 10
+    kept, given = kept_after_exhaustion(by_frames=False)
+    assert kept < given // 2
+
+
 @pytest.mark.parametrize(
     ("kernel", "release"),
     [("6.18.44-fc-v669", (6, 18)), ("Linux version 6.12.0 (x) #1", (6, 12)), ("", (0, 0))],

@@ -75,6 +75,9 @@ pub struct PcpSpec {
     /// Frees of orders 1 to 3 empty a list only after half of `high_min` and a batch were freed in a
     /// row, not after a batch: the rule since v6.16.
     pub free_high_half_min: bool,
+    /// A zone counts as below its high mark for want of frames only, not for want of a block of the
+    /// order asked for: seen on a kernel, docs/fidelity.md.
+    pub below_high_by_frames: bool,
 }
 
 impl Default for PcpSpec {
@@ -85,6 +88,7 @@ impl Default for PcpSpec {
             run_refill: true,
             free_high_batch: true,
             free_high_half_min: false,
+            below_high_by_frames: false,
         }
     }
 }
@@ -402,6 +406,7 @@ impl Memory {
             zone.avoid_fragment = zone.kind == ZoneKind::Normal && dma32;
             zone.free_high_batch = self.spec.pcp.free_high_batch;
             zone.free_high_half_min = self.spec.pcp.free_high_half_min;
+            zone.below_high_by_frames = self.spec.pcp.below_high_by_frames;
             if self.spec.pcp.enabled {
                 zone.pcps = vec![Pcp::default(); usize::from(self.spec.nr_cpus)];
             }
@@ -498,6 +503,7 @@ fn boot_zone(
         pcp_limits: PcpLimits::default(),
         free_high_batch: true,
         free_high_half_min: false,
+        below_high_by_frames: false,
         avoid_fragment: false,
         lock: ZoneLock::default(),
         numa: NumaStat::default(),

@@ -307,7 +307,8 @@ impl Zone {
             if self.watermark_fast(ac.order, high, ac.highest, flags) {
                 return true;
             }
-            self.below_high = true;
+            self.below_high = !self.below_high_by_frames
+                || !self.watermark_fast(Order::ZERO, high, ac.highest, flags);
         }
         let mark = self.wmark_pages(flags.wmark());
         self.watermark_fast(ac.order, mark, ac.highest, flags)

@@ -127,6 +127,11 @@ const HALF_MIN: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 64, "direct_reclaim"
     "pcp": {"free_high_half_min": true}, "zones": [
     {"kind": "DMA32", "start_pfn": 5, "spanned": 3000, "holes": [[1100, 300]]},
     {"kind": "Normal", "start_pfn": 3005, "spanned": 5300}]}"#;
+/// The same where only a want of frames lets a zone count as below its high mark.
+const BY_FRAMES: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 64, "direct_reclaim": false,
+    "pcp": {"below_high_by_frames": true}, "zones": [
+    {"kind": "DMA32", "start_pfn": 5, "spanned": 3000, "holes": [[1100, 300]]},
+    {"kind": "Normal", "start_pfn": 3005, "spanned": 5300}]}"#;
 /// Large enough for a highatomic reserve.
 const RESERVING: &str = r#"{"nr_cpus": 2, "min_free_kbytes": 512, "direct_reclaim": false, "zones": [
     {"kind": "Normal", "start_pfn": 512, "spanned": 60000}]}"#;
@@ -169,6 +174,18 @@ proptest! {
         steps in prop::collection::vec(step(), 1..500),
     ) {
         let mut pair = Pair::boot(HALF_MIN);
+        for step in &steps {
+            pair.apply(step)?;
+            pair.compare()?;
+        }
+    }
+
+    #[test]
+    fn every_step_is_the_references_where_only_frames_count_for_the_high_mark(
+        steps in prop::collection::vec(step(), 1..500),
+    ) {
+        let mut pair = Pair::boot(BY_FRAMES);
+        fill(&mut pair, 2000);
         for step in &steps {
             pair.apply(step)?;
             pair.compare()?;

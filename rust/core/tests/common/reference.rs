@@ -53,6 +53,7 @@ struct Zone {
     reserved_highatomic: i64,
     below_high: bool,
     free_high_half_min: bool,
+    below_high_by_frames: bool,
     lists: [[VecDeque<u32>; 6]; 11],
     pcps: Vec<Pcp>,
 }
@@ -119,6 +120,7 @@ impl Reference {
                 reserved_highatomic: 0,
                 below_high: false,
                 free_high_half_min: zone.free_high_half_min,
+                below_high_by_frames: zone.below_high_by_frames,
                 lists: Default::default(),
                 pcps: vec![Pcp::default(); zone.pcps.len()],
             };
@@ -280,7 +282,8 @@ impl Reference {
             if self.watermark_ok(z, order, high, highest, flags) {
                 return true;
             }
-            self.zones[z].below_high = true;
+            self.zones[z].below_high = !self.zones[z].below_high_by_frames
+                || !self.watermark_ok(z, 0, high, highest, flags);
         }
         let mark = self.zones[z].marks[(flags & 3) as usize] + boost;
         if self.watermark_ok(z, order, mark, highest, flags) {
