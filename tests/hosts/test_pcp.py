@@ -10,16 +10,16 @@ SINGLES = np.arange(0, 4096, 8)
 BUFFER = 4096
 
 
-def used():
-    """Single blank frames with neighbours in use, and one blank run of 256 frames."""
+def used(length=1):
+    """Short blank runs with neighbours in use, and one blank run of 256 frames."""
     start = np.append(SINGLES, BUFFER)
-    nr = np.append(np.ones(len(SINGLES), np.int64), 256)
+    nr = np.append(np.full(len(SINGLES), length, np.int64), 256)
     kind = np.full(len(start), PageClass.KERNEL, np.uint8)
     zeros = np.zeros(len(start), np.uint8)
     return UsedRuns(start, nr, kind, zeros, zeros, np.ones(len(start), bool))
 
 
-def drawn(count, seed=0):
+def drawn(count, seed=0, length=1):
     zone = ZoneDescription(
         node=0,
         name="Normal",
@@ -30,7 +30,7 @@ def drawn(count, seed=0):
         pcp=(PcpDescription(count=count, high=count, batch=63),),
     )
     types = np.full(16, MigrateType.MOVABLE, np.uint8)
-    return draw_pcp(used(), (zone,), types, np.random.default_rng(seed))
+    return draw_pcp(used(length), (zone,), types, np.random.default_rng(seed))
 
 
 def test_long_blank_runs_are_taken_for_buffers_while_others_are_left():
@@ -51,3 +51,13 @@ def test_what_is_told_beyond_all_blank_frames_is_missing():
     pcp, short = drawn(1000)
     assert len(pcp.pfn) == len(SINGLES) + 256
     assert short == 1000 - len(pcp.pfn)
+
+
+def test_neighbours_are_on_the_list_together_the_lowest_last():
+    pcp, _ = drawn(402, length=4)
+    runs, members = np.unique(pcp.pfn >> 3, return_counts=True)
+    assert len(runs) == 101
+    assert sorted(members.tolist()) == [2] + [4] * 100
+    ups = np.diff(pcp.pfn.astype(np.int64))
+    assert (ups == -1).sum() == 402 - len(runs)
+    assert (pcp.pfn[:8] != drawn(402, seed=1, length=4)[0].pfn[:8]).any()

@@ -2,8 +2,9 @@
 
 Such pages show no flag at all, like other kernel pages without a type, so they are drawn from the
 blank ones: a few from pageblocks of the kernel's types, the others from Movable ones, where the
-kernel's own pages seldom lie. Long runs of blank frames are the kernel's buffers rather than pages
-that were freed one by one, and come last.
+kernel's own pages seldom lie. A run of neighbours was mostly freed together, so runs are drawn, not
+frames. Long ones are the kernel's buffers rather than pages that were freed one by one, and come
+last.
 """
 
 from __future__ import annotations
@@ -92,9 +93,9 @@ def _draw_zone(
     room = sum(pcp.count // PAGEBLOCK_NR_PAGES for pcp in zone.pcp)
     whole = rng.permutation(whole)[: room if len(whole) <= room else 0]
     single = frames[~np.isin(block, whole)]
-    drawn = rng.permutation(len(single))
-    is_long = _run_lengths(single)[drawn] >= _LONG_RUN
-    single = single[drawn]
+    length = _run_lengths(single)
+    drawn = _run_by_run(single, rng)
+    single, is_long = single[drawn], length[drawn] >= _LONG_RUN
     kinds = types[single >> PAGEBLOCK_ORDER]
     piles = [single[(kinds == kind) & ~is_long] for kind in _PCP_TYPES]
     piles[MigrateType.MOVABLE] = single[~np.isin(kinds, _PINNED) & ~is_long]
@@ -110,6 +111,17 @@ def _draw_zone(
         order += [np.full(len(heads), PAGEBLOCK_ORDER, np.uint8), np.zeros(len(mine), np.uint8)]
         cpu.append(np.full(len(heads) + len(mine), number_of_cpu))
     return _Drawn(np.concatenate(pfn), np.concatenate(order), np.concatenate(cpu))
+
+
+def _run_by_run(frames: I64, rng: np.random.Generator) -> I64:
+    """Return an order of these ascending frames in which runs follow each other at random.
+
+    Neighbours were mostly freed together, the lowest first, so that it stands last on its list.
+    """
+    run = np.cumsum(np.append(True, np.diff(frames) != 1)[: len(frames)]) - 1
+    place = rng.permutation(int(run[-1]) + 1 if len(run) else 0)
+    drawn: I64 = np.lexsort((-frames, place[run]))
+    return drawn
 
 
 def _run_lengths(frames: I64) -> I64:
