@@ -16,7 +16,7 @@ from contigmm.description import (
     OwnerKind,
     PageClass,
 )
-from contigmm.hosts import build, describe, read
+from contigmm.hosts import Builder, build, describe, read
 
 HOME = Path(os.environ.get("CONTIGMM_SHARED", Path(__file__).parents[3] / "shared")) / "realmem"
 CAPTURES = sorted((HOME / "data" / "dev").glob("d0*.snap.tar.xz"))
@@ -142,6 +142,13 @@ def test_the_seed_decides_all_that_is_drawn():
     other = describe(source, seed=6)
     assert other.digest() != describe(source, seed=5).digest()
     assert other.buddyinfo() == describe(source, seed=5).buddyinfo()
+
+
+def test_what_was_read_once_serves_every_draw():
+    builder = Builder(read(f"file:{CAPTURES[-1]}"))
+    for seed in (5, 6, 5):
+        drawn = builder.build(seed=seed)
+        assert drawn.digest() == describe(f"file:{CAPTURES[-1]}", seed=seed).digest()
 
 
 def test_the_bytes_of_a_capture_are_a_description():

@@ -13,7 +13,14 @@ from contigmm.hosts.scan_clock import ScanClock
 from contigmm.phys.gfp import GFP
 from contigmm.sim.boot import boot_memory
 from contigmm.validate.supply import Ask, probe
-from contigmm.validate.supply_gap import RECORDER, Seconds, code_snapshot, draw_cpus
+from contigmm.validate.supply_gap import (
+    RECORDER,
+    Seconds,
+    another_cpu,
+    code_snapshot,
+    draw_cpus,
+    recorders_cpu,
+)
 from contigmm.validate.supply_lists import ToldLists, match_cpus, scale_lists, told_totals
 
 CAPTURE = Path(__file__).parents[1] / "data" / "fragmented.snap.tar.xz"
@@ -129,3 +136,42 @@ def test_programs_mostly_stay_on_their_cpu():
     moved = np.mean(np.diff(cpus) != 0)
     assert moved == pytest.approx(RECORDER.moves / 2, abs=0.02)
     assert set(cpus) == {0, 1}
+
+
+def with_counts(evidence, counts):
+    """The largest zone's lists with these counts, one a CPU; other zones' are empty."""
+    return tuple(
+        replace(
+            zone,
+            pcp=tuple(
+                replace(pcp, count=count if zone is evidence.zones[-1] else 0)
+                for pcp, count in zip(zone.pcp, counts, strict=True)
+            ),
+        )
+        for zone in evidence.zones
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "likeliest"),
+    [
+        pytest.param((900, 20), (900, 26), 1, id="the only one whose lists changed"),
+        pytest.param((900, 20), (880, 26), 0, id="both changed: the fullest"),
+        pytest.param((20, 900), (20, 900), 1, id="none changed: the fullest"),
+    ],
+)
+def test_the_recorder_ran_where_lists_changed_or_else_are_fullest(
+    capture, before, after, likeliest
+):
+    told = replace(
+        capture, zones=with_counts(capture, before), zones_after=with_counts(capture, after)
+    )
+    rng = np.random.default_rng(3)
+    drawn = np.mean([recorders_cpu(told, 2, rng) == likeliest for _ in range(2000)])
+    assert drawn == pytest.approx(1 - RECORDER.moves / 2, abs=0.03)
+
+
+def test_kswapd_runs_beside_the_busy_cpu_that_wakes_it():
+    rng = np.random.default_rng(1)
+    assert {another_cpu(1, 3, rng) for _ in range(50)} == {0, 2}
+    assert another_cpu(0, 1, rng) == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from contigmm.description import MachineDescription
-from contigmm.hosts.build import build
+from contigmm.hosts.build import Builder, build
 from contigmm.hosts.capture import read_capture
 from contigmm.hosts.evidence import Evidence
 from contigmm.hosts.live import read_host
@@ -22,6 +22,7 @@ from contigmm.sim.machine import Machine
 
 __all__ = [
     "SPECS",
+    "Builder",
     "Evidence",
     "SourceError",
     "build",

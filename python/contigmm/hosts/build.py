@@ -18,10 +18,36 @@ from contigmm.description import (
 from contigmm.hosts.draft import Draft, Subject, stream
 from contigmm.hosts.evidence import Evidence
 from contigmm.hosts.from_counts import draft_from_counts
-from contigmm.hosts.from_flags import draft_from_flags
+from contigmm.hosts.from_flags import read_flags
 from contigmm.hosts.owners import Ownership, draw_owners
 from contigmm.hosts.pcp import draw_pcp, without
 from contigmm.hosts.source_error import SourceError
+
+
+class Builder:
+    """Completes what a source told about a machine, a seed a draw; what is told is read once."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        """Read what was told.
+
+        Raises:
+            SourceError: it contradicts itself.
+        """
+        self._evidence = evidence
+        self._flags = read_flags(evidence) if evidence.page_flags is not None else None
+
+    def build(self, *, seed: int) -> MachineDescription:
+        """Return one draw.
+
+        Raises:
+            SourceError: what was told contradicts itself.
+        """
+        try:
+            if self._flags is None:
+                return _finish(draft_from_counts(self._evidence, seed), seed)
+            return _finish(self._flags.draft(seed), seed)
+        except DescriptionError as error:
+            raise SourceError(str(error), name=self._evidence.origin) from error
 
 
 def build(evidence: Evidence, *, seed: int) -> MachineDescription:
@@ -30,11 +56,7 @@ def build(evidence: Evidence, *, seed: int) -> MachineDescription:
     Raises:
         SourceError: what it told contradicts itself.
     """
-    draft = draft_from_flags if evidence.page_flags is not None else draft_from_counts
-    try:
-        return _finish(draft(evidence, seed), seed)
-    except DescriptionError as error:
-        raise SourceError(str(error), name=evidence.origin) from error
+    return Builder(evidence).build(seed=seed)
 
 
 def _finish(draft: Draft, seed: int) -> MachineDescription:

@@ -27,7 +27,7 @@ class Evidence:
 
     ``types`` are the readings of /proc/pagetypeinfo (none: not told; two: around a scan);
     ``page_flags`` has the word of each frame, from frame 0 on, ``scan`` tells when
-    each was read, ``buddyinfo_after`` the free lists just after.
+    each was read, ``buddyinfo_after`` the free lists just after, ``zones_after`` the zones.
     """
 
     origin: str
@@ -43,6 +43,7 @@ class Evidence:
     settings: dict[str, int | str] = field(default_factory=dict)
     scan: ScanClock | None = None
     buddyinfo_after: dict[ZoneKey, list[int]] = field(default_factory=dict)
+    zones_after: tuple[ZoneDescription, ...] = ()
 
 
 #: Settings that decide how memory is handed out, by the name that a description has for them.
@@ -135,12 +136,18 @@ def from_texts(
         kernel=kernel or _release(texts.get("version", "")),
         settings=settings_of(found_settings or {}),
         buddyinfo_after=_buddyinfo_after(texts, named("buddyinfo.after")),
+        zones_after=_zones_after(texts, named("zoneinfo.after")),
     )
 
 
 def _buddyinfo_after(texts: Mapping[str, str], name: str) -> dict[ZoneKey, list[int]]:
     text = texts.get("buddyinfo.after", "")
     return parse_buddyinfo(text, name=name) if readable(text) else {}
+
+
+def _zones_after(texts: Mapping[str, str], name: str) -> tuple[ZoneDescription, ...]:
+    text = texts.get("zoneinfo.after", "")
+    return _known_zones(parse_zoneinfo(text, name=name), name) if readable(text) else ()
 
 
 def readable(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,27 @@ _SECTION_NR_PAGES = 1 << 15
 ToldFree = dict[MigrateType, tuple[I64, I64]]
 
 
-def draft_from_flags(evidence: Evidence, seed: int) -> Draft:
-    """Read blocks and classes off the flags; infer the types of pageblocks.
+@dataclass(frozen=True, slots=True, eq=False)
+class FlagsRead:
+    """What the flags tell, whatever is drawn: free blocks, used frames, content of pageblocks."""
+
+    evidence: Evidence
+    pfn: I64
+    order: npt.NDArray[np.uint8]
+    used: kpageflags.UsedRuns
+    content: BlockContent
+
+    def draft(self, seed: int) -> Draft:
+        """Infer the types of pageblocks; ties are broken by ``seed``."""
+        evidence, nr_blocks = self.evidence, len(self.content.movable)
+        rng = stream(seed, Subject.TYPES)
+        types, residual = _types(evidence, self.content, nr_blocks, rng)
+        known = tuple(_known(evidence))
+        return Draft(evidence, self.pfn, self.order, self.used, types, known, (residual,))
+
+
+def read_flags(evidence: Evidence) -> FlagsRead:
+    """Read blocks and classes off the flags.
 
     Raises:
         SourceError: flags and zones contradict each other.
@@ -47,8 +66,11 @@ def draft_from_flags(evidence: Evidence, seed: int) -> Draft:
     used = used.take(used.start < nr_frames)
     nr_blocks = -(-nr_frames // PAGEBLOCK_NR_PAGES)
     content = block_content(used, pfn, order, nr_blocks)
-    types, residual = _types(evidence, content, nr_blocks, stream(seed, Subject.TYPES))
-    outside = sum(nr for zone in zones for _, nr in zone.holes)
+    return FlagsRead(replace(evidence, zones=zones), pfn, order, used, content)
+
+
+def _known(evidence: Evidence) -> list[str]:
+    outside = sum(nr for zone in evidence.zones for _, nr in zone.holes)
     known = [
         "zones with their watermarks and reserves (zoneinfo)",
         "every free block, and the class of every used frame (kpageflags)",
@@ -58,7 +80,7 @@ def draft_from_flags(evidence: Evidence, seed: int) -> Draft:
         known.append("the number of pageblocks of each migratetype (pagetypeinfo)")
     if outside:
         known.append(f"{outside} frames of zones are no memory (iomem); their flags say kernel's")
-    return Draft(replace(evidence, zones=zones), pfn, order, used, types, tuple(known), (residual,))
+    return known
 
 
 def _edges(zones: tuple[ZoneDescription, ...]) -> I64:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from contigmm.abi import PAGE_SIZE
 from contigmm.description import MigrateType, PcpDescription, ZoneDescription
-from contigmm.hosts import Evidence, build, read
+from contigmm.hosts import Builder, Evidence, read
 from contigmm.hosts.draft import Subject, stream
 from contigmm.hosts.proc_text import MIGRATETYPE_NAMES, PageTypeInfo, ZoneKey
 from contigmm.hosts.source_error import SourceError
@@ -148,7 +148,8 @@ def validate_record(
         if step.get("step") == "fault" and step.get("defrag") == "never"
     ]
     asks = [Ask(int(step["order"]), int(step["max"])) for _, step in steps]
-    runs = [_run_from_snapshot(snapshot, asks, share, seed=seed + n) for n in range(draws)]
+    builder = Builder(snapshot)
+    runs = [_run_from_snapshot(builder, snapshot, asks, share, seed=seed + n) for n in range(draws)]
     lists = ToldLists.of(snapshot)
     blind_machine = lists.boot_type_blind()
     blind = [_probe_above(blind_machine, ask, share) for ask in asks]
@@ -183,10 +184,10 @@ def _named(evidence: Evidence) -> dict[str, list[int]]:
 
 
 def _run_from_snapshot(
-    snapshot: Evidence, asks: Sequence[Ask], share: FloorShare, *, seed: int
+    builder: Builder, snapshot: Evidence, asks: Sequence[Ask], share: FloorShare, *, seed: int
 ) -> SnapshotRun:
     """Run the requests of all steps, one after the other, on one machine."""
-    memory = boot_memory(build(snapshot, seed=seed), seed=seed, cpus=None, costs=False)
+    memory = boot_memory(builder.build(seed=seed), seed=seed, cpus=None, costs=False)
     memory.set_direct_reclaim(False)
     rng = stream(seed, Subject.BETWEEN)
     marks = _min_marks(memory)

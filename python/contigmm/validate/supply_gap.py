@@ -9,6 +9,7 @@ they ran and how long it took is drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contigmm.abi import PAGE_SIZE
+from contigmm.description import ZoneDescription
 from contigmm.hosts import Evidence
 from contigmm.phys import Memory
 from contigmm.phys.gfp import GFP
@@ -36,8 +38,10 @@ class RecorderCosts:
     bytes_a_frame: int = 8
     #: xz at preset 4: xz(1), "Memory usage".
     compressor_bytes: int = 48 << 20
+    #: Times that the frames are read, flags and map counts.
+    scans: float = 2.0
     #: Time to code what one second of scanning read, and the spread of its logarithm.
-    seconds_a_scanned_second: float = 4.2
+    seconds_a_scanned_second: float = 6.0
     seconds_sigma: float = 0.35
     #: Time from one step to the next.
     seconds_a_step: float = 0.15
@@ -76,10 +80,12 @@ def code_snapshot(memory: Memory, snapshot: Evidence, rng: np.random.Generator) 
     flags, scan = snapshot.page_flags, snapshot.scan
     if flags is None or scan is None:
         return clock
-    cpu = int(rng.integers(memory.nr_cpus()))
+    cpu = recorders_cpu(snapshot, memory.nr_cpus(), rng)
     scanned = float(scan.t_ns[-1] - scan.begun_ns) / _NS
     spread = float(np.exp(rng.normal(0, RECORDER.seconds_sigma)))
     phase = scanned * RECORDER.seconds_a_scanned_second * spread / _PHASES
+
+    clock.pass_by(RECORDER.scans * scanned)
 
     def take(size: int) -> npt.NDArray[np.uint32]:
         return _take(memory, size // PAGE_SIZE, cpu, rng)
@@ -106,6 +112,44 @@ def draw_cpus(nr: int, nr_cpus: int, rng: np.random.Generator) -> list[int]:
     return cpus
 
 
+def recorders_cpu(snapshot: Evidence, nr_cpus: int, rng: np.random.Generator) -> int:
+    """Draw on which CPU the recorder ran: mostly the likeliest.
+
+    That is the one whose lists changed while it scanned, if no other's did. Else it is the one with
+    most frames on its lists: who freed them told the recorder so through a pipe, and such a wake-up
+    draws to the CPU of the waker (kernel/sched/fair.c:wake_affine_idle(), v6.12).
+    """
+    likeliest = _likeliest_cpu(snapshot, nr_cpus)
+    drawn = int(rng.integers(nr_cpus))
+    return drawn if rng.random() < RECORDER.moves else likeliest
+
+
+def _likeliest_cpu(snapshot: Evidence, nr_cpus: int) -> int:
+    before = _counts(snapshot.zones, nr_cpus)
+    if snapshot.zones_after:
+        changed = np.flatnonzero((before != _counts(snapshot.zones_after, nr_cpus)).any(axis=0))
+        if len(changed) == 1:
+            return int(changed[0])
+    return int(np.argmax(before.sum(axis=0)))
+
+
+def _counts(zones: Sequence[ZoneDescription], nr_cpus: int) -> npt.NDArray[np.int64]:
+    """Return the frames on lists: [zone, CPU]."""
+    counts = np.zeros((len(zones), nr_cpus), np.int64)
+    for row, zone in zip(counts, zones, strict=True):
+        for cpu, pcp in enumerate(zone.pcp[:nr_cpus]):
+            row[cpu] = pcp.count
+    return counts
+
+
+def another_cpu(cpu: int, nr_cpus: int, rng: np.random.Generator) -> int:
+    """Draw where kswapd runs when a busy CPU wakes it: on an idle one, if there is another.
+
+    kernel/sched/fair.c:select_idle_sibling(), v6.12.
+    """
+    return (cpu + int(rng.integers(1, nr_cpus))) % nr_cpus if nr_cpus > 1 else cpu
+
+
 def _take(memory: Memory, nr: int, cpu: int, rng: np.random.Generator) -> npt.NDArray[np.uint32]:
     """Take frames one by one, and have kswapd reclaim when no zone holds its low mark any more."""
     taken = [np.zeros(0, np.uint32)]
@@ -113,8 +157,9 @@ def _take(memory: Memory, nr: int, cpu: int, rng: np.random.Generator) -> npt.ND
         wanted = min(_LOOK_EVERY, nr - at)
         taken.append(memory.alloc_batch(wanted, order=0, gfp=PAGE_GFP, cpu=cpu))
         if not any(_holds_low_mark(zone) for zone in memory.zones()):
+            kswapd_cpu = another_cpu(cpu, memory.nr_cpus(), rng)
             for node in sorted({int(zone["node"]) for zone in memory.zones()}):
-                memory.kswapd(node=node, budget=1 << 30, cpu=int(rng.integers(memory.nr_cpus())))
+                memory.kswapd(node=node, budget=1 << 30, cpu=kswapd_cpu)
     return np.concatenate(taken)
 
 

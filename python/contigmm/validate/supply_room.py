@@ -19,7 +19,7 @@ import numpy as np
 
 from contigmm.abi import PAGE_SIZE
 from contigmm.description import MachineDescription
-from contigmm.hosts import Evidence, build
+from contigmm.hosts import Builder, Evidence
 from contigmm.phys import CoreError, Memory
 from contigmm.phys.gfp import GFP
 from contigmm.sim.boot import boot_memory
@@ -79,8 +79,9 @@ def forecast_steps(
 
     ``written`` is the size in bytes of the file that the snapshot was written to.
     """
+    builder = Builder(snapshot)
     return [
-        list(_run(build(snapshot, seed=seed + n), steps, written=written, seed=seed + n))
+        list(_run(builder.build(seed=seed + n), steps, written=written, seed=seed + n))
         for n in range(draws)
     ]
 
