@@ -677,6 +677,22 @@ class Memory:
         ``first`` and ``nr`` choose some pageblocks; those that do not exist are left out.
         """
 
+    def class_counts_of(self, pageblocks: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
+        """Count frames as :meth:`class_counts` does, of some pageblocks by number.
+
+        One row for each, zeros for one that does not exist.
+
+        Raises:
+            TypeError: ``pageblocks`` are not contiguous uint32.
+        """
+
+    def pageblock_fingerprints(self, *, first: int = 0, nr: int = ...) -> npt.NDArray[np.uint32]:
+        """Return a number for each pageblock, another one once its counts may be others.
+
+        ``first`` and ``nr`` as in :meth:`class_counts`. One byte a frame is read, far less than
+        counting reads; what mlock(2) does is not seen by it.
+        """
+
     def contig_runs(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
         """Return (first pfn, frames) of every contiguous run that still holds a frame."""
 

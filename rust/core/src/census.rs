@@ -38,6 +38,29 @@ impl Memory {
         counts
     }
 
+    /// As [`Self::class_counts`], for some pageblocks by number; zeros for one that does not exist.
+    pub fn class_counts_of(&self, pageblocks: &[u32]) -> Vec<[u16; PageClass::COUNT]> {
+        let of = |&number: &u32| {
+            let number = number as usize;
+            self.class_counts_in(number..number + 1).pop()
+        };
+        pageblocks
+            .iter()
+            .map(|number| of(number).unwrap_or_default())
+            .collect()
+    }
+
+    /// A number for each pageblock of a range that exists, and another one once
+    /// [`Self::class_counts_in`] may tell something else of it, but for `mlock(2)`. Reads one byte a
+    /// frame, far less than counting does.
+    pub fn fingerprints_in(&self, pageblocks: Range<usize>) -> Vec<u32> {
+        let nr = self.map.nr_pageblocks();
+        let (first, end) = (pageblocks.start.min(nr), pageblocks.end.min(nr));
+        (first..end)
+            .map(|number| self.map.fingerprint(number))
+            .collect()
+    }
+
     /// Class of every frame by number, from frame 0 on; mlocked frames as [`Self::class_counts`].
     pub fn frame_classes(&self) -> Vec<u8> {
         self.frame_classes_in(0..self.map.nr_frames())
@@ -87,9 +110,11 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
+    use crate::gfp::Gfp;
     use crate::import::Import;
     use crate::mem_map::PageClass;
     use crate::memory::Memory;
+    use crate::units::{Cpu, Order};
 
     #[test]
     fn every_frame_counts_in_its_pageblock() {
@@ -121,6 +146,30 @@ mod tests {
             [PageClass::Anon, PageClass::Slab, PageClass::Free].map(of),
             [510, 2, 1024]
         );
+    }
+
+    #[test]
+    fn a_fingerprint_is_another_once_the_counts_are() {
+        let spec = r#"{"zones": [{"kind": "DMA", "start_pfn": 0, "spanned": 4096}]}"#;
+        let spec = serde_json::from_str(spec).expect("a spec");
+        let mut memory = Memory::boot(&spec).expect("it boots");
+        for order in [10, 0, 9, 3, 0, 0, 9, 1] {
+            let (counts, prints) = (memory.class_counts(), memory.fingerprints_in(0..99));
+            assert_eq!(prints.len(), counts.len());
+            assert_eq!(prints, memory.fingerprints_in(0..99));
+            let order = Order::new(order).expect("an order");
+            memory
+                .alloc_pages(Cpu(0), Gfp::KERNEL, order, None)
+                .expect("16 MiB have room");
+            let now = memory.class_counts();
+            let others = memory.fingerprints_in(0..99);
+            for at in 0..counts.len() {
+                let moved = counts[at] != now[at];
+                assert!(!moved || prints[at] != others[at], "pageblock {at}");
+            }
+            assert!(counts != now, "nothing was asked");
+            assert_eq!(memory.class_counts_of(&[7, 1]), [now[7], now[1]]);
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@
 use std::collections::BTreeMap;
 
 mod file_lists;
+mod fingerprint;
 mod record;
 mod store;
 

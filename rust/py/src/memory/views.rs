@@ -131,6 +131,29 @@ impl Memory {
         PyArray1::from_vec(py, rows.concat()).reshape(shape)
     }
 
+    fn class_counts_of<'py>(
+        &self,
+        py: Python<'py>,
+        pageblocks: &Bound<'py, PyArray1<u32>>,
+    ) -> PyResult<Bound<'py, PyArray2<u16>>> {
+        let pageblocks = pageblocks.to_vec()?;
+        let rows = self.with_batch(py, u64::MAX, |memory| memory.class_counts_of(&pageblocks));
+        let shape = [rows.len(), PageClass::COUNT];
+        PyArray1::from_vec(py, rows.concat()).reshape(shape)
+    }
+
+    #[pyo3(signature = (*, first=0, nr=u32::MAX))]
+    fn pageblock_fingerprints<'py>(
+        &self,
+        py: Python<'py>,
+        first: u32,
+        nr: u32,
+    ) -> Bound<'py, PyArray1<u32>> {
+        let pageblocks = first as usize..first.saturating_add(nr) as usize;
+        let prints = self.with_batch(py, u64::MAX, |memory| memory.fingerprints_in(pageblocks));
+        PyArray1::from_vec(py, prints)
+    }
+
     fn contig_runs<'py>(
         &self,
         py: Python<'py>,
