@@ -6,6 +6,7 @@ import re
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,19 +16,35 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 from test_serve import serving
 
+from contigmm.abi import MAP_CONTIG, MAP_POPULATE
 from contigmm.client import connect
 from contigmm.client.aio import connect as connect_aio
+from contigmm.hosts import describe
+from contigmm.sim.machine import Machine
 from contigmm.sim.operation import Answer, Call, Operation
 from contigmm_server.durations import BOUNDS_S, Durations
 from contigmm_server.main import main
 from contigmm_server.service import Service
 from contigmm_server.sight import logs
 from contigmm_server.sight.calls import CallWatch, Ended
-from contigmm_server.sight.metrics import FAMILIES
+from contigmm_server.sight.metrics import EVENTS, FAMILIES
 from contigmm_server.sight.options import SightError, loopback
-from contigmm_server.sight.refusals import Refusals
+from contigmm_server.sight.refusals import Refusals, errno_name
 from contigmm_server.sight.spans import Spans
 
+POPULATED = ANON | MAP_POPULATE
+EVENT = "contigmm_events_total"
+ALWAYS = (
+    "rpc_calls_total",
+    "rpc_seconds_count",
+    "rpc_in_flight",
+    "machines",
+    "machine_seen",
+    "queue_depth",
+    "queue_depth_max",
+    "queue_wait_seconds_count",
+    "journal_bytes_total",
+)
 DOCS = Path(__file__).parents[2] / "docs" / "observability.md"
 
 
@@ -67,6 +84,53 @@ def test_a_scrape_tells_calls_queue_journal_and_machine(tmp_path: Path):
         for order, count in enumerate(counts):
             key = ("contigmm_free_blocks", ("default", str(order), zone))
             assert numbers[key] == count
+
+
+def _worn(machine: Any) -> None:
+    """Use all memory in small pieces, free every second one, and ask for runs until refused."""
+    child = machine.spawn("x", rlimits={"MEMLOCK": (1 << 40, 1 << 40)})
+    pieces = [Operation(Call.MMAP, child.id, (0, 64 << 10, RW, POPULATED, -1, 0))] * 256
+    answers = [answer for _ in range(14) for answer in machine.execute(pieces)]
+    freed = [Operation(Call.MUNMAP, child.id, (answer.value, 64 << 10)) for answer in answers[::2]]
+    for first in range(0, len(freed), 256):
+        machine.execute(freed[first : first + 256])
+    runs = [Operation(Call.MMAP, child.id, (0, 4 << 20, RW, ANON | MAP_CONTIG, -1, 0))] * 64
+    refusals = [answer for answer in machine.execute(runs) if not answer.ok]
+    assert refusals
+
+
+def test_a_scrape_is_what_the_library_says_of_the_same_operations(tmp_path: Path):
+    arguments = ("--machine", "spec:small", "--metrics", "127.0.0.1:0", "--data", str(tmp_path))
+    library, refusals = Machine.boot(describe("spec:small")), Refusals()
+    library.journal = refusals.note
+    _worn(library)
+    with serving(*arguments) as (process, address), connect(address) as client:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("metrics at ").strip()
+        _worn(client.machine("default"))
+        numbers = _numbers(url)
+
+    def told(name: str, *labels: str) -> float:
+        return numbers[f"contigmm_{name}", ("default", *labels)]
+
+    assert told("operations_total") == library.seq
+    assert told("processes") == len(library.processes())
+    assert told("clock_seconds") == library.clock_ns / 1e9
+    for zone, counts in library.buddyinfo().items():
+        unusable = library.unusable_index()[zone]
+        for order, (count, share) in enumerate(zip(counts, unusable, strict=True)):
+            assert told("free_blocks", str(order), zone) == count
+            assert told("unusable_index", str(order), zone) == share
+    events = {name: count for name, count in library.vmstat().items() if name.startswith(EVENTS)}
+    assert events["compact_stall"] > 0, "nothing was compacted"
+    assert {key[1][0]: value for key, value in numbers.items() if key[0] == EVENT} == events
+    assert refusals.counts, "nothing was refused"
+    for (errno, reason), count in refusals.counts.items():
+        # Labels come in alphabetical order: errno, machine, reason.
+        assert numbers["contigmm_refusals_total", (errno_name(errno), "default", reason)] == count
+    syncs = told("journal_sync_seconds_count")
+    assert told("journal_commands_per_sync") == told("journal_commands_total") / syncs
+    assert {key[0] for key in numbers} >= {f"contigmm_{name}" for name in ALWAYS}
 
 
 def test_the_table_of_metrics_is_what_the_code_has():

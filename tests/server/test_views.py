@@ -133,6 +133,21 @@ async def test_a_watch_tells_what_has_passed_and_nothing_when_nothing_has(machin
         await asyncio.wait_for(anext(watch), 0.2)
 
 
+async def test_a_slow_watch_skips_states_and_is_told_how_many_commands_passed(machine):
+    process = await machine.spawn()
+    watch = aiter(machine.watch(interval_s=0.05))
+    await anext(watch)
+    for _ in range(6):
+        await asyncio.gather(*(process.mmap(0, PAGE, RW, ANON) for _ in range(8)))
+    passed = []
+    while sum(passed) < 48:
+        state = await anext(watch)
+        passed.append(state.passed)
+        assert state.seq == 1 + sum(passed)
+    assert sum(passed) == 48
+    assert len(passed) < 48
+
+
 async def test_a_watch_of_a_machine_that_goes_ends(machine):
     watch = aiter(machine.watch(interval_s=0.02))
     await anext(watch)

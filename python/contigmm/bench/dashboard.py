@@ -103,6 +103,7 @@ class Load:
         self._held: deque[int] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self.calls = 0
+        self.failed = 0
 
     async def run(self) -> None:
         """Call until cancelled."""
@@ -110,9 +111,13 @@ class Load:
         while True:
             task = asyncio.create_task(self._call())
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._ended)
             due_s += 1 / CALLS_PER_S
             await asyncio.sleep(max(0.0, due_s - perf_counter()))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self.failed += not task.cancelled() and task.exception() is not None
 
     async def _call(self) -> None:
         self.calls += 1
@@ -123,7 +128,7 @@ class Load:
 
     async def end(self) -> None:
         """Wait for what has begun, and give everything back."""
-        await asyncio.gather(*self._running)
+        await asyncio.gather(*self._running, return_exceptions=True)
         gone = [Operation(Call.MUNMAP, self._process.id, (at, LENGTH)) for at in self._held]
         self._held.clear()
         for first in range(0, len(gone), BATCH):
@@ -174,6 +179,7 @@ class Bench:
         self._measured = {name: Measured(name) for name in self._servers}
         self._processes: dict[str, Process] = {}
         self._said: list[str] = []
+        self._failed = 0
         self._updates_per_s: list[float] = []
         self._paints_per_s: list[float] = []
         page.on("console", lambda message: self._said.append(message.text))
@@ -199,6 +205,7 @@ class Bench:
                 with suppress(asyncio.CancelledError):
                     await running
             await load.end()
+            self._failed += load.failed
 
     @asynccontextmanager
     async def _looking(self, server: Server | None) -> AsyncIterator[None]:
@@ -243,6 +250,7 @@ class Bench:
             "paints_per_s": round(median(self._paints_per_s), 1),
             "watching_cores": more("not_watched"),
             "dashboard_cores": more("without_dashboard"),
+            "failed_calls": self._failed,
             "console": self._said,
             "results": [measured.row() for measured in self._measured.values()],
         }
@@ -298,5 +306,6 @@ def lines(report: dict[str, Any]) -> Sequence[str]:
         f"more while watched: {100 * report['watching_cores']:.1f} % of one core; than without a"
         f" dashboard: {100 * report['dashboard_cores']:.1f} %",
         f"{report['updates_per_s']} updates/s in the page (least {report['updates_per_s_min']}),"
-        f" {report['paints_per_s']} painted/s; {len(report['console'])} lines on its console",
+        f" {report['paints_per_s']} painted/s; {len(report['console'])} lines on its console;"
+        f" {report['failed_calls']} calls failed",
     ]
