@@ -55,7 +55,8 @@ def print_report(report: Report, console: Console) -> None:
         if not table.row_count:
             continue
         console.print(Text(heading, style="bold"))
-        console.print(Padding(table, (0, 0, 1, 2)))
+        console.print(Padding(table, (0, 0, 0, 2), expand=False))
+        console.print()
     for sentence in _sentences(report):
         console.print(sentence, highlight=False, markup=False)
     for sentence in () if report.exported is None else report.exported.sentences():
@@ -64,7 +65,7 @@ def print_report(report: Report, console: Console) -> None:
     if report.notes:
         console.print(Text("What the machine was made from", style="bold"))
     for note in report.notes:
-        console.print(Padding(Text(note), (0, 0, 0, 2)))
+        console.print(Padding(Text(note), (0, 0, 0, 2), expand=False))
     console.print()
     console.print(Text(report.verdict(), style="bold"))
 

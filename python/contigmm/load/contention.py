@@ -32,8 +32,8 @@ LARGEST_BYTES: Final = 4 << 20
 _MACHINE: Final = "spec:large"
 _HELD: Final = 2
 _WARM: Final = 2
-_REQUESTS_A_CPU: Final = 10
-_LEAST_REQUESTS: Final = 320
+_REQUESTS_A_CPU: Final = 24
+_LEAST_REQUESTS: Final = 640
 
 Pages = tuple[int, ...]
 

@@ -53,7 +53,7 @@ def _title(report: Report) -> str:
     rates = ", ".join(
         f"{format_bytes(size.size_bytes)} {size.refused_share:.0%}" for size in report.sizes
     )
-    source = report.source.rpartition("/")[2]
+    source = "this host" if report.source == "host:" else report.source.rpartition("/")[2]
     return (
         f"{report.scenario.nr_processes} processes on {source}, {report.traffic.duration_s:.0f} s,"
         f" seed {report.scenario.seed}\nrefused: {rates}"
