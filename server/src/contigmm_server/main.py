@@ -229,9 +229,9 @@ async def _serve(
 def _spare_the_collector() -> None:
     """Let what is there now never be looked at for garbage, and the rest seldom.
 
-    A server holds many small objects for long (answers, mappings). Cycles are what grpc.aio leaves of
-    calls that are turned down; those in hand at one collection wait for ten more, no longer, lest
-    a million refusals look like a leak.
+    A server holds many small objects for long (answers, mappings). Cycles are what grpc.aio leaves
+    of calls that are turned down; those in hand at one collection wait for ten more, no longer,
+    lest a million refusals look like a leak.
     """
     gc.collect()
     gc.freeze()
