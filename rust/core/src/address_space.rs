@@ -520,10 +520,7 @@ impl Memory {
     /// Frees every frame of the scratch list and returns how many: `free_pages_and_swap_cache()`.
     pub(crate) fn free_scratch(&mut self, cpu: Cpu) -> u64 {
         let mut frames = std::mem::take(&mut self.owners.scratch);
-        let mut freed = 0;
-        for &pfn in &frames {
-            freed += self.free_frame(cpu, pfn);
-        }
+        let freed = self.free_frames(cpu, &frames);
         frames.clear();
         self.owners.scratch = frames;
         freed

@@ -24,7 +24,7 @@ use crate::fault::FaultContext;
 use crate::gfp::Gfp;
 use crate::mem_map::{PageClass, page_flags};
 use crate::memory::Memory;
-use crate::page_table::{Pte, slot_of};
+use crate::page_table::{PTRS_PER_TABLE, Pte, Span};
 use crate::rmap::Rmap;
 use crate::units::{Cpu, MigrateType, NodeId, Order, PAGEBLOCK_NR_PAGES, Pfn};
 
@@ -196,10 +196,8 @@ impl Memory {
 
     /// Makes frames that were just allocated a run: held and pinned.
     fn hold_run(&mut self, base: Pfn, nr: u32) -> RunId {
-        for pfn in (base.0..base.0 + nr).map(Pfn) {
-            self.map.set_flags(pfn, ANON_FLAGS | page_flags::PINNED);
-            self.map.pin(pfn);
-        }
+        self.map
+            .pin_fresh(base, nr, ANON_FLAGS | page_flags::PINNED);
         self.claim_pageblocks(base, nr);
         self.owners.stat.nr_contig += u64::from(nr);
         self.owners.runs.insert(base, nr)
@@ -276,26 +274,26 @@ impl Memory {
             0
         };
         let own = if shared { 0 } else { Pte::EXCLUSIVE };
-        let mut mapped = 0;
-        let mut table = None;
-        for (at, pfn) in (vpn..).zip(self.run_frames(run, offset, nr)) {
-            let leaf = match table {
-                Some(leaf) if slot_of(at, 0) != 0 => leaf,
-                _ => self.ensure_leaf(cpu, mm, at)?,
-            };
-            table = Some(leaf);
+        let bits = Pte::ANON | Pte::YOUNG | own | write;
+        let mut frames = self.run_frames(run, offset, nr);
+        let (mut mapped, mut at, end) = (0, vpn, vpn + u64::from(nr));
+        while at < end {
+            let leaf = self.ensure_leaf(cpu, mm, at)?;
+            let nr = (PTRS_PER_TABLE - at % PTRS_PER_TABLE).min(end - at);
+            let span = Span { leaf, vpn: at, nr };
             let Owners {
                 tables, rmap, stat, ..
             } = &mut self.owners;
-            let pte = &mut tables.leaf_mut(leaf).ptes[slot_of(at, 0)];
-            if !pte.is_none() {
-                continue;
+            let ptes = &mut tables.leaf_mut(leaf).ptes[span.slots()];
+            for ((vpn, pte), pfn) in (at..).zip(ptes).zip(&mut frames) {
+                if pte.is_none() {
+                    *pte = Pte::present(pfn, bits);
+                    stat.nr_anon_mapped += u64::from(self.map.mapcount(pfn) == 0);
+                    rmap.add_held(&mut self.map, pfn, mm, vpn);
+                    mapped += 1;
+                }
             }
-            *pte = Pte::present(pfn, Pte::ANON | Pte::YOUNG | own | write);
-            stat.nr_anon_mapped += u64::from(self.map.mapcount(pfn) == 0);
-            self.map.get_page(pfn);
-            rmap.add(&mut self.map, pfn, mm, at);
-            mapped += 1;
+            at += nr;
         }
         self.owners.count_rss(mm, RssKind::Anon, mapped);
         let pte_ns = u64::from(self.clock.costs.pte_ns);
@@ -317,13 +315,21 @@ impl Memory {
     pub fn run_release(&mut self, run: RunId, offset: u32, nr: u32, cpu: Cpu) -> u32 {
         let mut freed = 0;
         for pfn in self.run_frames(run, offset, nr) {
+            if self.map.unpin_lone(pfn) {
+                freed += 1;
+                self.owners.scratch.push(pfn);
+                continue;
+            }
             self.map.unpin(pfn);
             if self.map.pins(pfn) == 0 {
                 self.map.clear_flags(pfn, page_flags::PINNED);
                 freed += 1;
             }
-            self.put_frame(cpu, pfn);
+            if self.map.put_page_testzero(pfn) {
+                self.owners.scratch.push(pfn);
+            }
         }
+        self.free_scratch(cpu);
         self.owners.stat.nr_contig -= u64::from(freed);
         let runs = &mut self.owners.runs.runs;
         let held = &mut runs.get_mut(&run).expect("a live run").held;

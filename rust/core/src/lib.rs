@@ -7,6 +7,7 @@ pub mod adopt;
 pub mod boot;
 mod buffered_write;
 mod bulk_alloc;
+mod bulk_free;
 pub mod census;
 pub mod clock;
 pub mod cma;

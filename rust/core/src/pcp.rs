@@ -157,6 +157,24 @@ impl Pcp {
         self.free_count = self.free_count.checked_shr(nr).unwrap_or(0);
     }
 
+    /// How many single frames may come before one more meets the limit.
+    pub(crate) fn room(&self, limits: PcpLimits) -> u32 {
+        let high = self.high.clamp(limits.high_min, limits.high_max);
+        high.saturating_sub(self.count + 1)
+    }
+
+    /// Counts single frames that were put on a list and left [`Self::room`]: the same as after each.
+    pub(crate) fn put(&mut self, nr: u32, limits: PcpLimits) {
+        self.alloc_factor = self.alloc_factor.checked_shr(nr).unwrap_or(0);
+        self.prev_free_high_order = false;
+        self.high = self.high.clamp(limits.high_min, limits.high_max);
+        self.count += nr;
+        let most = limits.batch << BATCH_SCALE_MAX;
+        if self.free_count < most {
+            self.free_count = (self.free_count + nr).min(most);
+        }
+    }
+
     /// The counts alone.
     pub(crate) fn without_blocks(self) -> Self {
         Self {
@@ -509,6 +527,15 @@ impl Zone {
         while left > 0 {
             let order = pindex_to_order(pindex);
             while left > 0 {
+                if order == Order::ZERO {
+                    let most = u32::try_from(left).expect("at most what is listed");
+                    let nr = self.drain_neighbours(map, cpu, pindex, most);
+                    if nr > 0 {
+                        left -= i64::from(nr);
+                        blocks += nr;
+                        continue;
+                    }
+                }
                 let Some(pfn) = self.pcps[cpu].lists[pindex].pop_back() else {
                     break;
                 };

@@ -203,9 +203,15 @@ pub(crate) struct Rmap {
 /// The owner words of a frame that `sharers` map at `vpn`.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "cut into two words")]
+const fn owner_words(vpn: u64, sharers: SharersId) -> [u32; 2] {
+    let word = vpn << ID_BITS | sharers.0 as u64;
+    [(word >> 32) as u32, word as u32]
+}
+
+#[inline]
 fn set_anchor(map: &mut MemMap, pfn: Pfn, vpn: u64, sharers: SharersId) {
-    let word = vpn << ID_BITS | u64::from(sharers.0);
-    map.set_owner(pfn, (word >> 32) as u32, word as u32);
+    let [anchor, index] = owner_words(vpn, sharers);
+    map.set_owner(pfn, anchor, index);
 }
 
 #[inline]
@@ -252,6 +258,15 @@ impl Rmap {
             set_anchor(map, pfn, at, grown);
         } else {
             self.chain(map, pfn, mm, vpn);
+        }
+    }
+
+    /// Another mapping and its reference: of a frame of a run, which most often has no other.
+    #[inline]
+    pub fn add_held(&mut self, map: &mut MemMap, pfn: Pfn, mm: MmId, vpn: u64) {
+        if !map.map_lone(pfn, owner_words(vpn, SharersId::single(mm))) {
+            map.get_page(pfn);
+            self.add(map, pfn, mm, vpn);
         }
     }
 

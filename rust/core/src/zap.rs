@@ -1,7 +1,8 @@
 //! Taking mappings away: `zap_pte_range()`, `free_pgtables()`, `exit_mmap()`, mm/memory.c and
 //! mm/mmap.c v6.12.
 
-use crate::address_space::{MmId, Owners, RssKind, UserStat, rss_kind};
+use crate::address_space::{AddressSpace, MmId, Owners, RssKind, UserStat, rss_kind};
+use crate::contig_run::Wild;
 use crate::mem_map::{MemMap, page_flags};
 use crate::memory::Memory;
 use crate::page_cache::{FileId, PageCache};
@@ -53,6 +54,27 @@ impl Unmap<'_> {
             }
         }
         self.map.put_page_testzero(pfn).then_some(pfn)
+    }
+
+    /// Takes what an entry that was cleared said out of all books; returns the frame if it is to be
+    /// freed.
+    fn entry(
+        &mut self,
+        (mm, space): (MmId, &mut AddressSpace),
+        wild: &mut Wild,
+        vpn: u64,
+        old: Pte,
+    ) -> Option<Pfn> {
+        if old.has(Pte::ZERO | Pte::GUARD) {
+            return None;
+        }
+        if old.has(Pte::WILD) {
+            space.rss[RssKind::Anon as usize] -= 1;
+            wild.zapped();
+            return None;
+        }
+        space.rss[rss_kind(self.map, old.pfn()) as usize] -= 1;
+        self.present(mm, vpn, old)
     }
 
     /// The last mapping of a frame of a large folio went: the end of `__folio_remove_rmap()`.
@@ -179,7 +201,7 @@ impl Memory {
         let space = spaces[mm.0 as usize]
             .as_mut()
             .expect("a live address space");
-        let mut cleared = 0;
+        let (mut cleared, mut lone) = (0, 0);
         let leaf = tables.leaf_mut(span.leaf);
         leaf.huge = false;
         for (vpn, pte) in (span.vpn..).zip(&mut leaf.ptes[span.slots()]) {
@@ -188,17 +210,19 @@ impl Memory {
             }
             let old = std::mem::take(pte);
             cleared += 1;
-            if old.has(Pte::ZERO | Pte::GUARD) {
+            if old.has(Pte::ANON)
+                && let Some(last) = unmap.map.unmap_lone(old.pfn())
+            {
+                lone += 1;
+                if last {
+                    scratch.push(old.pfn());
+                }
                 continue;
             }
-            if old.has(Pte::WILD) {
-                space.rss[RssKind::Anon as usize] -= 1;
-                wild.zapped();
-                continue;
-            }
-            space.rss[rss_kind(unmap.map, old.pfn()) as usize] -= 1;
-            scratch.extend(unmap.present(mm, vpn, old));
+            scratch.extend(unmap.entry((mm, &mut *space), wild, vpn, old));
         }
+        space.rss[RssKind::Anon as usize] -= lone;
+        stat.nr_anon_mapped -= lone;
         self.settle_mlock();
         cleared
     }

@@ -81,4 +81,29 @@ proptest! {
         prop_assert_eq!(batch.digest(), single.digest());
         batch.check().map_err(|error| TestCaseError::fail(error.to_string()))?;
     }
+    #[test]
+    fn neighbours_freed_together_go_where_single_ones_go(
+        parts in prop::collection::vec((any::<prop::sample::Index>(), 1..700_usize, 0..8_u32), 1..12),
+        lists in any::<bool>(),
+    ) {
+        let mut together = if lists { machine(true, true) } else { bare() };
+        let mut taken = in_bulk(&mut together, Gfp::HIGHUSER_MOVABLE, 2000);
+        let mut single = together.clone();
+        for (index, nr, turned) in parts {
+            if taken.is_empty() {
+                break;
+            }
+            let from = index.index(taken.len());
+            let mut part: Vec<Pfn> = taken.drain(from..taken.len().min(from + nr)).collect();
+            if turned == 0 {
+                part.reverse();
+            }
+            together.free_singles(Cpu(1), &part);
+            for &pfn in &part {
+                single.free_pages(Cpu(1), pfn, Order::ZERO);
+            }
+            prop_assert_eq!(together.digest(), single.digest());
+        }
+        together.check().map_err(|error| TestCaseError::fail(error.to_string()))?;
+    }
 }

@@ -8,6 +8,13 @@ use crate::units::Pfn;
 /// `GUP_PIN_COUNTING_BIAS`, include/linux/mm.h v6.12: a pin is this many references.
 pub const GUP_PIN_COUNTING_BIAS: u32 = 1024;
 
+/// One pin, beside the reference that a frame begins with.
+const ONE_PIN: u16 = 1024;
+const _: () = assert!(ONE_PIN as u32 == GUP_PIN_COUNTING_BIAS);
+/// What makes the end of a mapping, or of a frame, more than its counts.
+const MORE: u16 =
+    page_flags::MLOCKED | page_flags::LARGE | page_flags::CHAINED | page_flags::HAS_CONTENT;
+
 /// Counts, flags and owner of a frame, as stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FrameRecord {
@@ -211,6 +218,61 @@ impl MemMap {
             1,
         );
         self.mapcount(pfn)
+    }
+
+    /// Takes away the mapping of an anonymous frame that is mapped once and has nothing more to it:
+    /// no lock, content, chain or large folio. Tells whether its last reference went, its books
+    /// being clear then; nothing, and nothing is changed, for any other frame.
+    #[inline]
+    pub(crate) fn unmap_lone(&mut self, pfn: Pfn) -> Option<bool> {
+        let meta = &mut self.meta[pfn.0 as usize];
+        let [flags, refs, maps] = *meta;
+        if maps != 1 || flags & MORE != 0 || refs == SATURATED {
+            return None;
+        }
+        if refs > 0 {
+            *meta = [flags, refs - 1, 0];
+            return Some(false);
+        }
+        *meta = [0; 3];
+        self.lo.links[pfn.0 as usize] = [0; 2];
+        Some(true)
+    }
+
+    /// Counts the first mapping of a frame that is held already, with its reference, and sets its
+    /// owner; tells whether the frame had none, else nothing is changed.
+    #[inline]
+    pub(crate) fn map_lone(&mut self, pfn: Pfn, owner: [u32; 2]) -> bool {
+        let meta = &mut self.meta[pfn.0 as usize];
+        let [flags, refs, maps] = *meta;
+        if maps != 0 || flags & MORE != 0 || refs >= SATURATED - 1 {
+            return false;
+        }
+        *meta = [flags, refs + 1, 1];
+        self.lo.links[pfn.0 as usize] = owner;
+        true
+    }
+
+    /// Sets the flags of frames that were just allocated, and pins each.
+    pub(crate) fn pin_fresh(&mut self, base: Pfn, nr: u32, flags: u16) {
+        let first = base.0 as usize;
+        let fresh = &mut self.meta[first..first + nr as usize];
+        debug_assert!(fresh.iter().all(|meta| *meta == [0; 3]), "frames in use");
+        fresh.fill([flags, ONE_PIN, 0]);
+    }
+
+    /// Drops pin and reference of a frame that has no other, nor anything more to it, so that it may
+    /// be freed; tells whether it was such a frame, else nothing is changed.
+    #[inline]
+    pub(crate) fn unpin_lone(&mut self, pfn: Pfn) -> bool {
+        let meta = &mut self.meta[pfn.0 as usize];
+        let [flags, refs, maps] = *meta;
+        if maps != 0 || flags & MORE != 0 || refs != ONE_PIN {
+            return false;
+        }
+        *meta = [0; 3];
+        self.lo.links[pfn.0 as usize] = [0; 2];
+        true
     }
 
     /// Pins of an allocated frame: `folio_maybe_dma_pinned()` counts them so for order 0.
