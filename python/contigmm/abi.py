@@ -178,6 +178,11 @@ MFD_EXEC: Final = 0x10
 # include/uapi/linux/falloc.h, v6.18
 FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
+FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
+FALLOC_FL_ZERO_RANGE: Final = 0x10
+FALLOC_FL_INSERT_RANGE: Final = 0x20
+FALLOC_FL_UNSHARE_RANGE: Final = 0x40
+FALLOC_FL_WRITE_ZEROES: Final = 0x80
 
 # include/uapi/linux/sched.h, v6.18
 CLONE_VM: Final = 0x100

@@ -12,6 +12,8 @@ from contigmm.abi import (
     ENOMEM,
     EPERM,
     MAP_GROWSDOWN,
+    MREMAP_DONTUNMAP,
+    MREMAP_MAYMOVE,
     RLIMIT_AS,
     RLIMIT_DATA,
     RLIMIT_MEMLOCK,
@@ -19,6 +21,7 @@ from contigmm.abi import (
     U64_MAX,
 )
 from contigmm.errors import MemoryFault, Reason, SyscallError
+from contigmm.mm.flags import VM_DONTEXPAND, VmFlags
 from contigmm.syscalls.fork import fork
 from contigmm.syscalls.madvise import madvise
 from contigmm.syscalls.mlock import mlock, mlock2
@@ -118,6 +121,17 @@ def test_munmap_and_mprotect_of_sealed_memory(task):
     assert refusal(mprotect, task, B, 4 * P, 1) == (EPERM, Reason.SEALED)
     assert refusal(mremap, task, B + 2 * P, P, 2 * P) == (EPERM, Reason.SEALED)
     assert refusal(mseal, task, B, 6 * P, 0) == (ENOMEM, Reason.NOT_MAPPED)
+
+
+def test_of_what_mremap_refuses_the_kernels_first_is_told(task):
+    mmap(task, B, 2 * P, RW, FIXED)
+    vma = task.mm.vma_lookup(B)
+    vma.vm_flags = VmFlags(vma.vm_flags | VM_DONTEXPAND)
+    too_long = (B, 4 * P, 4 * P, MREMAP_MAYMOVE | MREMAP_DONTUNMAP)
+    assert refusal(mremap, task, *too_long) == (EINVAL, Reason.MAPPING_MAY_NOT_EXPAND)
+    vma.vm_pgoff = U64_MAX
+    grown = (B, 2 * P, 3 * P, MREMAP_MAYMOVE)
+    assert refusal(mremap, task, *grown) == (EINVAL, Reason.OFFSET_OVERFLOWS)
 
 
 def test_mlock_of_inaccessible_memory_fails_but_locks(task):

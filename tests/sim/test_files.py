@@ -106,6 +106,29 @@ def test_a_memfd_is_sealed_as_it_was_made(process):
     assert refusal(process.fcntl, plain, abi.F_ADD_SEALS, abi.F_SEAL_GROW)[0] == abi.EPERM
 
 
+def test_a_seal_on_the_execute_bits_of_an_executable_file_seals_its_contents(process):
+    fd = process.memfd_create("a", abi.MFD_ALLOW_SEALING)
+    process.ftruncate(fd, PAGE)
+    addr = process.mmap(0, PAGE, RW, abi.MAP_SHARED, fd)
+    add_exec = (fd, abi.F_ADD_SEALS, abi.F_SEAL_EXEC)
+    assert refusal(process.fcntl, *add_exec) == (abi.EBUSY, "file_busy")
+    process.munmap(addr, PAGE)
+    process.fcntl(*add_exec)
+    assert refusal(process.ftruncate, fd, 0) == (abi.EPERM, "file_sealed")
+    plain = process.memfd_create("b", abi.MFD_NOEXEC_SEAL)
+    process.fcntl(plain, abi.F_ADD_SEALS, abi.F_SEAL_EXEC)
+    assert process.fcntl(plain, abi.F_GET_SEALS) == abi.F_SEAL_EXEC
+
+
+def test_a_range_of_a_file_on_a_disk_is_zeroed_and_its_end_moves(process):
+    fd = process.open("/var/data", abi.O_CREAT | abi.O_RDWR)
+    process.pwrite(fd, b"x" * 2 * PAGE, 0)
+    process.fallocate(fd, abi.FALLOC_FL_ZERO_RANGE | abi.FALLOC_FL_KEEP_SIZE, PAGE - 1, 3 * PAGE)
+    assert process.pread(fd, 4 * PAGE, 0) == b"x" * (PAGE - 1) + bytes(PAGE + 1)
+    process.fallocate(fd, abi.FALLOC_FL_ZERO_RANGE, 1, 3 * PAGE)
+    assert process.pread(fd, 4 * PAGE, 0) == b"x" + bytes(3 * PAGE)
+
+
 def test_a_hole_is_punched_and_room_is_made(process):
     fd = process.memfd_create("a")
     process.fallocate(fd, 0, 0, 2 * PAGE)

@@ -167,10 +167,12 @@ def remove(task: "Task", vma: "VmArea", start: int, end: int) -> None:
     """MADV_REMOVE: punch a hole into the object behind a shared mapping."""
     _refuse_if(vma, VM_LOCKED | task.mm.config.contig.keeps_pages)
     file = vma.file
-    if file is None or file.is_special or file.is_hugetlb:
+    if file is None or file.is_special:
         raise SyscallError(EINVAL, Reason.WRONG_KIND_OF_MAPPING)
     if not is_shared_maywrite(vma.vm_flags):
         raise SyscallError(EACCES, Reason.PRIVATE_MAPPING)
+    if file.is_hugetlb:
+        return  # the pool is empty, so that nothing but holes is there
     offset = start - vma.vm_start + (vma.vm_pgoff << PAGE_SHIFT)
     punch_hole(task, file, offset, end - start)
 
@@ -192,6 +194,8 @@ def pageout(task: "Task", vma: "VmArea", start: int, end: int) -> None:
     huge = mm.config.huge
     if huge is not None:
         vpn, nr = start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT
+        if vma.vm_flags & VM_DROPPABLE:  # given up from the first, and written or not:
+            huge.lazy_free(mm=mm.id, cpu=task.cpu, vpn=vpn, nr=nr)  # try_to_unmap_one(), v6.18
         huge.page_out(mm=mm.id, cpu=task.cpu, vpn=vpn, nr=nr)
 
 

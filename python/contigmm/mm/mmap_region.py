@@ -169,10 +169,10 @@ def _ksm_flags(mm: "MmStruct", file: "Backing | None", vm_flags: int) -> VmFlags
 
 
 def _count(mm: "MmStruct", vma: VmArea, vm_flags: int, pages: int) -> None:
-    """__mmap_complete(), v6.18."""
+    """__mmap_complete(), v6.18; that memory is of huge pages is in the VMA's flags only."""
     mm.account(vm_flags, pages)
     if vm_flags & VM_LOCKED:
-        if vma_supports_mlock(vm_flags):
+        if vma_supports_mlock(vma.vm_flags):
             mm.locked_vm += pages
         else:
             vma.vm_flags = VmFlags(vma.vm_flags & ~VM_LOCKED_MASK)

@@ -19,8 +19,13 @@ from contigmm.abi import (
     F_SEAL_SEAL,
     F_SEAL_SHRINK,
     F_SEAL_WRITE,
+    FALLOC_FL_COLLAPSE_RANGE,
+    FALLOC_FL_INSERT_RANGE,
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_UNSHARE_RANGE,
+    FALLOC_FL_WRITE_ZEROES,
+    FALLOC_FL_ZERO_RANGE,
     PAGE_SHIFT,
     PAGE_SIZE,
 )
@@ -38,6 +43,21 @@ _ALL_SEALS: Final = (
 #: Bytes that one pread gives: what an answer holds on the wire.
 _MAX_READ: Final = 1 << 16
 _NO_WRITE: Final = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
+#: What a seal on the execute bits of an executable file brings with it: memfd_add_seals(), v6.18.
+_IMPLIED_BY_EXEC: Final = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
+#: The modes of fallocate(2) that belong together: vfs_fallocate(), fs/open.c, v6.18.
+_FALLOC_MODES: Final = (
+    0,
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_COLLAPSE_RANGE,
+    FALLOC_FL_INSERT_RANGE,
+    FALLOC_FL_ZERO_RANGE,
+    FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_UNSHARE_RANGE,
+    FALLOC_FL_UNSHARE_RANGE | FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_WRITE_ZEROES,
+)
 
 
 def _file(task: "Task", fd: int) -> "Backing":
@@ -78,17 +98,21 @@ def fallocate(task: "Task", fd: int, mode: int, offset: int, length: int) -> int
     mode &= 0xFFFF_FFFF
     if offset >> 63 or length >> 63 or length == 0:
         raise SyscallError(EINVAL, Reason.RANGE_OVERFLOWS)
-    if mode not in (0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
+    if mode not in _FALLOC_MODES:
         raise SyscallError(EOPNOTSUPP, Reason.UNKNOWN_FLAGS)
     if not file.mode_write:
         raise SyscallError(EBADF, Reason.FILE_NOT_WRITABLE)
     if offset + length > file.max_bytes:
         raise SyscallError(EFBIG, Reason.FILE_TOO_BIG)
-    if mode & FALLOC_FL_PUNCH_HOLE:
-        punch_hole(task, file, offset, length)
-        return 0
+    if mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
+        _check_extents(file, mode, offset, length)
     inode = file.inode
     end = offset + length
+    if mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE):
+        punch_hole(task, file, offset, length)
+        if mode == FALLOC_FL_ZERO_RANGE and end > inode.size:
+            set_size(task, file, end)
+        return 0
     if file.is_shmem:
         if inode.seals & F_SEAL_GROW and end > inode.size and not mode & FALLOC_FL_KEEP_SIZE:
             raise SyscallError(EPERM, Reason.FILE_SEALED)
@@ -99,6 +123,23 @@ def fallocate(task: "Task", fd: int, mode: int, offset: int, length: int) -> int
     if not mode & FALLOC_FL_KEEP_SIZE and end > inode.size:
         set_size(task, file, end)
     return 0
+
+
+def _check_extents(file: "Backing", mode: int, offset: int, length: int) -> None:
+    """What asks for a file system with extents: ext4_fallocate() and below, fs/ext4, v6.18.
+
+    Ranges are not moved, as no blocks are simulated: where ext4 would, it is not supported.
+    """
+    if file.is_shmem or mode & (FALLOC_FL_UNSHARE_RANGE | FALLOC_FL_WRITE_ZEROES):
+        raise SyscallError(EOPNOTSUPP, Reason.UNKNOWN_FLAGS)
+    if mode & FALLOC_FL_ZERO_RANGE:
+        return
+    if (offset | length) & (PAGE_SIZE - 1):
+        raise SyscallError(EINVAL, Reason.OFFSET_UNALIGNED)
+    beyond = offset if mode == FALLOC_FL_INSERT_RANGE else offset + length
+    if beyond >= file.inode.size:
+        raise SyscallError(EINVAL, Reason.RANGE_OVERFLOWS)
+    raise SyscallError(EOPNOTSUPP, Reason.UNKNOWN_FLAGS)
 
 
 def _reserve(task: "Task", core_id: int, index: int, nr: int) -> tuple[int, str]:
@@ -117,16 +158,21 @@ def fcntl(task: "Task", fd: int, cmd: int, arg: int) -> int:
     """
     file = _file(task, fd)
     inode = file.inode
-    if cmd not in (F_ADD_SEALS, F_GET_SEALS) or not file.is_shmem:
+    arg &= 0xFFFF_FFFF
+    if cmd not in (F_ADD_SEALS, F_GET_SEALS):
+        raise SyscallError(EINVAL, Reason.UNKNOWN_FLAGS)
+    if cmd == F_ADD_SEALS and not file.mode_write:
+        raise SyscallError(EPERM, Reason.FILE_NOT_WRITABLE)
+    if cmd == F_ADD_SEALS and arg & ~_ALL_SEALS:
+        raise SyscallError(EINVAL, Reason.UNKNOWN_FLAGS)
+    if not file.is_shmem:
         raise SyscallError(EINVAL, Reason.UNKNOWN_FLAGS)
     if cmd == F_GET_SEALS:
         return inode.seals
-    if not file.mode_write:
-        raise SyscallError(EPERM, Reason.FILE_NOT_WRITABLE)
-    if arg & ~_ALL_SEALS:
-        raise SyscallError(EINVAL, Reason.UNKNOWN_FLAGS)
     if inode.seals & F_SEAL_SEAL:
         raise SyscallError(EPERM, Reason.FILE_SEALED)
+    if arg & F_SEAL_EXEC and not inode.seals & F_SEAL_EXEC:  # all others are executable
+        arg |= _IMPLIED_BY_EXEC
     if arg & F_SEAL_WRITE and not inode.seals & F_SEAL_WRITE and inode.writable_mappings:
         raise SyscallError(EBUSY, Reason.FILE_BUSY)
     inode.seals |= arg
