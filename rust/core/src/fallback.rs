@@ -289,14 +289,15 @@ impl Zone {
         };
         let mut next = start.0;
         while next <= last.0 {
-            let head = map.head_at(Pfn(next)).expect("blocks tile the pageblock");
-            let nr = head.order.nr_pages();
+            let head = map.block_of(Pfn(next));
+            let behind = head.pfn.0 + head.order.nr_pages();
+            let nr = behind - next;
             if head.class == PageClass::Free {
                 contents.free += nr;
             } else if head.class.is_lru() {
                 contents.movable += nr;
             }
-            next += nr;
+            next = behind;
         }
         Some(contents)
     }
@@ -330,7 +331,8 @@ impl Zone {
         let end = start.0 + PAGEBLOCK_NR_PAGES;
         let mut next = start.0;
         while next < end {
-            let head = map.head_at(Pfn(next)).expect("blocks tile the pageblock");
+            // A block in use may begin before the pageblock.
+            let head = map.block_of(Pfn(next));
             let nr = head.order.nr_pages();
             let own = whole || map.zone_of(Pfn(next)) == Some(self.id);
             if head.class == PageClass::Free && own {
@@ -339,7 +341,7 @@ impl Zone {
                 self.account_removed(u64::from(nr), from);
                 self.account_added(u64::from(nr), to);
             }
-            next += nr;
+            next = head.pfn.0 + nr;
         }
         map.set_pageblock_migratetype(start, to);
     }

@@ -366,6 +366,44 @@ impl FreeArea {
         self.lists[migratetype.index()][slot(order)].tail.pfn()
     }
 
+    /// Who stands after the block before this one on its list, and before the block after it: the
+    /// block itself, twice, unless the list is torn. For the invariant checker.
+    pub(crate) fn neighbours(
+        &self,
+        map: &MemMap,
+        pfn: Pfn,
+        order: Order,
+        migratetype: MigrateType,
+    ) -> (Option<Pfn>, Option<Pfn>) {
+        let list = &self.lists[migratetype.index()][slot(order)];
+        let [prev, next] = map.link(pfn.0, order);
+        let on_list = |near: Pfn| map.is_free_head(near, order);
+        let before = match Link(prev).pfn() {
+            Some(prev) if on_list(prev) => Link(map.link(prev.0, order)[NEXT]),
+            Some(_) => Link::NONE,
+            None => list.head,
+        };
+        let after = match Link(next).pfn() {
+            Some(next) if on_list(next) => Link(map.link(next.0, order)[PREV]),
+            Some(_) => Link::NONE,
+            None => list.tail,
+        };
+        (before.pfn(), after.pfn())
+    }
+
+    /// Tells whether the masks say of every list whether it has blocks, and so do its ends.
+    pub(crate) fn masks_agree(&self) -> bool {
+        self.lists.iter().zip(self.nonempty).all(|(lists, mask)| {
+            Order::all().all(|order| {
+                let list = &lists[slot(order)];
+                let some = list.nr > 0;
+                some == (mask >> order.get() & 1 == 1)
+                    && some == (list.head != Link::NONE)
+                    && some == (list.tail != Link::NONE)
+            })
+        })
+    }
+
     /// Previous link of a block on a list, for the invariant checker.
     pub(crate) fn prev(map: &MemMap, pfn: Pfn, order: Order) -> Option<Pfn> {
         Link(map.link(pfn.0, order)[PREV]).pfn()

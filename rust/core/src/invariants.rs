@@ -225,7 +225,7 @@ fn check_list(
 }
 
 /// A free block's buddy is not free at the same order, unless their pageblocks may not merge.
-fn check_unmerged(
+pub(crate) fn check_unmerged(
     map: &MemMap,
     zone: &Zone,
     pfn: Pfn,

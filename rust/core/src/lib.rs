@@ -39,6 +39,7 @@ pub mod kmem_replay;
 pub mod mem_map;
 pub mod memory;
 pub mod migrate;
+mod near_check;
 pub mod node_move;
 pub mod owner_check;
 pub mod page_alloc;
@@ -53,6 +54,8 @@ pub mod protect;
 pub mod reclaim;
 pub mod reclaim_advice;
 mod rmap;
+#[cfg(test)]
+mod seeded_bugs;
 pub mod slowpath;
 pub mod smaps;
 pub mod snapshot;

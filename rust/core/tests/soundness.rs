@@ -3,7 +3,9 @@
 mod common;
 
 use common::{apply, cases, machine, step};
-use contigmm_core::{Cpu, Memory};
+use contigmm_core::contig_range::ContigGfp;
+use contigmm_core::page_isolation::Obstacle;
+use contigmm_core::{Cpu, Gfp, Memory, MigrateType, Order, PageClass};
 use proptest::prelude::*;
 
 proptest! {
@@ -71,6 +73,22 @@ proptest! {
         prop_assert_eq!(restored.digest(), saved.digest());
         prop_assert_eq!(restored.snapshot(), saved.snapshot());
     }
+}
+
+/// Found by the soak: only the first half of the block has a head to be seen.
+#[test]
+fn a_range_that_begins_within_a_kernel_block_is_refused() {
+    let mut memory = machine(true, true);
+    let block = memory
+        .alloc_pages(Cpu(0), Gfp::KERNEL, Order::MAX, None)
+        .expect("the machine is empty");
+    let gfp = ContigGfp::new(Gfp::HIGHUSER_MOVABLE).expect("allowed");
+    let half = (block.0 + 512, block.0 + 1024);
+    let blocked = memory
+        .alloc_contig_range(half, MigrateType::Movable, Cpu(0), gfp, PageClass::Kernel)
+        .expect_err("in use");
+    assert_eq!((blocked.pfn, blocked.by), (block, Obstacle::Unmovable));
+    assert_eq!(memory.check(), Ok(()));
 }
 
 #[test]
