@@ -213,6 +213,21 @@ def test_contiguous_requests_compact_and_reclaim_before_they_are_refused():
     assert vmstat["pgmigrate_success"] > 0
 
 
+def moved_in_a_second(setting):
+    """Pages that a broken-up machine moves in a second in which nobody asks for anything."""
+    described = describe(FRAGMENTED, seed=5)
+    settings = described.settings | {"compaction_proactiveness": 100} | setting
+    machine = Machine.boot(replace(described, settings=settings), seed=5)
+    machine.advance_clock(1_000_000_000)
+    machine.check()
+    return machine.vmstat()["pgmigrate_success"]
+
+
+def test_kcompactd_works_as_the_clock_goes_on_where_a_machine_has_it():
+    assert moved_in_a_second({}) == 0
+    assert moved_in_a_second({"background_reclaim": 1}) > 0
+
+
 def test_a_snapshot_keeps_the_background():
     machine = open_machine(FRAGMENTED, seed=5)
     machine.processes()[1].exit()

@@ -36,6 +36,9 @@ def core_spec(
         spec["thp"] = settings["transparent_hugepage"] != "never"
     if "direct_reclaim" in settings:
         spec["direct_reclaim"] = bool(settings["direct_reclaim"])
+    if settings.get("background_reclaim"):
+        proactiveness = int(settings.get("compaction_proactiveness", _PROACTIVENESS))
+        spec["background"] = {"proactiveness": proactiveness}
     pcp = _pcp_rules(description.kernel)
     if pcp:
         spec["pcp"] = pcp
@@ -44,6 +47,10 @@ def core_spec(
     else:
         spec["costs"] = dict.fromkeys(default_costs(), 0)
     return spec
+
+
+#: ``sysctl_compaction_proactiveness``, mm/compaction.c, v6.12.
+_PROACTIVENESS = 20
 
 
 def _pcp_rules(kernel: str) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::background::{Background, BackgroundSpec};
 use crate::clock::{Clocks, ZoneLock};
 use crate::cma::{CmaSpec, activate_areas};
 use crate::cost::CostModel;
@@ -133,6 +134,9 @@ pub struct BootSpec {
     /// refused.
     #[serde(default = "yes")]
     pub direct_reclaim: bool,
+    /// kswapd and kcompactd, else they run when called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<BackgroundSpec>,
     /// Keep blocks of order >= 9 in dense arrays.
     #[serde(default = "yes")]
     pub hi_store: bool,
@@ -347,10 +351,9 @@ impl Memory {
             .collect();
         let zonelists = Zonelists::build(&zones, &distances, &has_cpus);
         let managed: u64 = zones.iter().map(|zone: &Zone| zone.managed).sum();
-        let pageblocks_by_type = u64::from(PAGEBLOCK_NR_PAGES) * MigrateType::COUNT as u64;
         let tuning = Tuning {
             watermark_boost_factor: spec.watermark_boost_factor,
-            mobility_disabled: managed < pageblocks_by_type,
+            mobility_disabled: managed < u64::from(PAGEBLOCK_NR_PAGES) * MigrateType::COUNT as u64,
             run_refill: spec.pcp.run_refill,
         };
         let mut memory = Self {
@@ -362,6 +365,7 @@ impl Memory {
             vmstat: VmStat::default(),
             tuning,
             reclaim: crate::reclaim::ReclaimQueue::default(),
+            background: Background::new(spec.background, distances.len()),
             spec: spec.clone(),
             owners: crate::address_space::Owners::default(),
             cma,

@@ -4,6 +4,7 @@
 
 pub mod address_space;
 pub mod adopt;
+pub mod background;
 pub mod boot;
 mod buffered_write;
 mod bulk_alloc;

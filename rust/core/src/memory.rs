@@ -1,6 +1,7 @@
 //! One machine's memory: everything that `Machine` snapshots, behind `&mut self`.
 
 use crate::address_space::Owners;
+use crate::background::Background;
 use crate::boot::BootSpec;
 use crate::clock::Clocks;
 use crate::cma::CmaArea;
@@ -36,6 +37,7 @@ pub struct Memory {
     pub(crate) vmstat: VmStat,
     pub(crate) tuning: Tuning,
     pub(crate) reclaim: ReclaimQueue,
+    pub(crate) background: Background,
     pub(crate) spec: BootSpec,
     pub(crate) owners: Owners,
     /// As many as the description declares.

@@ -24,7 +24,7 @@ const SWAP_CLUSTER_MAX: u64 = 32;
 /// `PAGE_ALLOC_COSTLY_ORDER`, include/linux/mmzone.h v6.12.
 const COSTLY_ORDER: u8 = 3;
 /// `DEF_PRIORITY`, include/linux/mmzone.h v6.12: rounds before reclaim gives up.
-const DEF_PRIORITY: u32 = 12;
+pub(crate) const DEF_PRIORITY: u32 = 12;
 
 /// A folio that was used goes in the third turn at the latest.
 const TURNS: u64 = 3;
@@ -41,6 +41,15 @@ pub(crate) struct ReclaimQueue {
 enum Reclaimer {
     Direct,
     Kswapd,
+}
+
+/// What one pass of kswapd came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    /// Frames freed.
+    pub pages: u64,
+    /// It looked at as many as it is to free at most.
+    pub enough: bool,
 }
 
 /// What is reclaimed for.
@@ -179,7 +188,7 @@ impl Memory {
         self.vmstat.count(VmEvent::KswapdWake, 1);
         self.set_reclaim_active(node, true);
         for priority in (0..=DEF_PRIORITY).rev() {
-            if freed >= budget || self.is_balanced(node) {
+            if freed >= budget || self.is_balanced_at(node, Order::ZERO, ZoneKind::Movable) {
                 break;
             }
             let most = self.high_marks(node).min(budget - freed);
@@ -197,8 +206,39 @@ impl Memory {
         freed
     }
 
+    /// kswapd begins: `pageoutrun` and `set_reclaim_active()`.
+    pub(crate) fn note_kswapd_wake(&mut self, node: NodeId) {
+        self.vmstat.count(VmEvent::KswapdWake, 1);
+        self.set_reclaim_active(node, true);
+    }
+
+    /// One pass over the node's share of the ring at a priority: `kswapd_shrink_node()`.
+    pub(crate) fn kswapd_pass(
+        &mut self,
+        node: NodeId,
+        cpu: Cpu,
+        highest: ZoneKind,
+        priority: u32,
+    ) -> Pass {
+        let wanted = self.high_marks(node);
+        let scanned = self.vmstat.get(VmEvent::PgScanKswapd);
+        let scan = Scan {
+            node,
+            highest,
+            order: Order::ZERO,
+            cpu,
+            by: Reclaimer::Kswapd,
+            priority,
+        };
+        let pages = self.evict(scan, wanted);
+        Pass {
+            pages,
+            enough: self.vmstat.get(VmEvent::PgScanKswapd) - scanned >= wanted,
+        }
+    }
+
     /// While kswapd works, CPUs keep few frames on their lists: `set_reclaim_active()`.
-    fn set_reclaim_active(&mut self, node: NodeId, on: bool) {
+    pub(crate) fn set_reclaim_active(&mut self, node: NodeId, on: bool) {
         for zone in self.zones.iter_mut().filter(|zone| zone.node == node) {
             zone.reclaim_active = on;
         }
@@ -211,16 +251,6 @@ impl Memory {
             .filter(|zone| zone.managed > 0)
             .map(|zone| zone.wmark_pages(Wmark::High).max(SWAP_CLUSTER_MAX))
             .sum()
-    }
-
-    /// Whether a zone of the node holds its high mark: `pgdat_balanced()` at order 0.
-    fn is_balanced(&self, node: NodeId) -> bool {
-        let mut zones = self.zones.iter().filter(|zone| zone.node == node);
-        zones.any(|zone| {
-            let high = zone.wmark_pages(Wmark::High);
-            zone.managed > 0
-                && zone.watermark_ok(Order::ZERO, high, ZoneKind::Movable, AllocFlags(0))
-        })
     }
 
     /// Goes on in the ring until `nr` frames are freed or the round's share of it was looked at:
@@ -261,6 +291,9 @@ impl Memory {
         };
         self.vmstat.count(scan_event, scanned);
         self.vmstat.count(steal_event, freed);
+        if freed > 0 {
+            self.note_reclaimed(scan.node);
+        }
         let scan_ns = u64::from(self.clock.costs.scan_ns);
         self.clock.charge(scan.cpu, scanned * scan_ns);
         freed

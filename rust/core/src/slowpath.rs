@@ -6,7 +6,7 @@ use crate::error::AllocError;
 use crate::gfp::Gfp;
 use crate::memory::Memory;
 use crate::page_alloc::{AllocContext, cma_flag, kswapd_flag};
-use crate::units::{MigrateType, Order, Pfn};
+use crate::units::{MigrateType, NodeId, Order, Pfn};
 use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, Wmark, reserve_of};
 use crate::zone::Zone;
@@ -24,6 +24,9 @@ impl Memory {
     #[cold]
     pub(crate) fn alloc_slowpath(&mut self, ac: &AllocContext) -> Result<Pfn, AllocError> {
         let flags = gfp_to_alloc_flags(ac);
+        if flags.has(AllocFlags::KSWAPD) {
+            self.wake_all_kswapds(ac);
+        }
         if let Some(pfn) = self.get_page_from_freelist(ac, flags) {
             return Ok(pfn);
         }
@@ -59,6 +62,18 @@ impl Memory {
                 return Err(self.refusal(ac, flags, Some(effort.compaction)));
             }
         }
+    }
+
+    /// `wake_all_kswapds()`.
+    fn wake_all_kswapds(&mut self, ac: &AllocContext) {
+        if self.spec.background.is_none() {
+            return;
+        }
+        let list = self.zonelists.zones(ac.zonelist).iter();
+        let mut nodes: Vec<NodeId> = list.map(|id| self.zones[id.index()].node).collect();
+        nodes.dedup();
+        let can_reclaim = ac.gfp.has(Gfp::DIRECT_RECLAIM);
+        self.wake_kswapds(&nodes, (ac.order, ac.highest, can_reclaim));
     }
 
     /// One turn of `retry:`: lists, direct reclaim, direct compaction.

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::address_space::Owners;
+use crate::background::Background;
 use crate::boot::BootSpec;
 use crate::codec::{Reader, SnapshotError, Writer};
 use crate::free_area::Side;
@@ -86,6 +87,9 @@ impl Memory {
         put_json(&mut writer, &self.spec);
         put_json(&mut writer, &self.clock);
         put_json(&mut writer, &self.reclaim);
+        if self.spec.background.is_some() {
+            put_json(&mut writer, &self.background);
+        }
         if !self.cma.is_empty() {
             put_json(&mut writer, &self.cma);
         }
@@ -109,6 +113,12 @@ impl Memory {
             .with_times(get_json(&mut reader)?)
             .ok_or_else(|| SnapshotError::new("its clocks are not this machine's"))?;
         memory.reclaim = get_json(&mut reader)?;
+        if spec.background.is_some() {
+            let (nr_nodes, nr_zones) = (memory.zonelists.nr_nodes(), memory.zones.len());
+            memory.background = Some(get_json(&mut reader)?)
+                .filter(|saved: &Background| saved.fits(nr_nodes, nr_zones))
+                .ok_or_else(|| SnapshotError::new("its threads are not this machine's"))?;
+        }
         if !spec.cma.is_empty() {
             memory.cma = get_json(&mut reader)?;
         }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::cases;
 use contigmm_core::address_space::{MmId, VmArea, vm_flags};
 use contigmm_core::contig_run::RunId;
+use contigmm_core::events::{Event, Tracepoint};
 use contigmm_core::fault::Touch;
 use contigmm_core::fork::ForkRange;
 use contigmm_core::import::Import;
@@ -375,6 +376,22 @@ fn a_request_that_may_wait_compacts_until_its_block_is_there() {
     );
     let light = memory.alloc_pages(CPU, Gfp::TRANSHUGE_LIGHT, order(9), None);
     assert!(light.is_err(), "a request that may not wait moves nothing");
+}
+
+#[test]
+fn of_requests_in_vain_fewer_and_fewer_begin_to_compact() {
+    let mut memory = halved(PageClass::Slab);
+    assert!(memory.trace_start(1 << 16));
+    for _ in 0..200 {
+        memory
+            .alloc_pages(CPU, Gfp::TRANSHUGE, order(9), None)
+            .expect_err("nothing moves");
+    }
+    let (events, _) = memory.trace_take();
+    let began = |event: &&Event| event.tracepoint == Tracepoint::CompactionBegin;
+    let runs = events.iter().filter(began).count();
+    // Each may try twice; after seven failures one attempt of 64 is made.
+    assert!((7..=7 + 2 * 400 / 64).contains(&runs), "{runs} runs");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use contigmm_core::contig_range::ContigGfp;
 use contigmm_core::contig_run::RunId;
 use contigmm_core::error::AllocError;
 use contigmm_core::fault::Touch;
+use contigmm_core::import::Import;
 use contigmm_core::mem_map::PageClass;
 use contigmm_core::page_cache::{FileId, FileKind, FileSpec};
 use contigmm_core::page_isolation::{Blocked, Obstacle};
@@ -601,4 +602,25 @@ fn flags_and_nodes_that_are_none_are_refused() {
     assert_eq!(unsupported.errno(), 22);
     let nowhere = asked(&mut memory, RUN_GFP, Some(NodeId(3)));
     assert_eq!(nowhere, Err(AllocError::NoSuchNode(3)));
+}
+
+#[test]
+fn captured_pages_that_were_used_give_way_to_a_range() {
+    let spec = r#"{"zones": [{"kind": "Normal", "start_pfn": 0, "spanned": 4096}],
+                   "min_free_kbytes": 128}"#;
+    let mut memory = Memory::boot(&BootSpec::from_json(spec).expect("valid")).expect("it boots");
+    let state = Import {
+        run_start: &[0],
+        run_nr: &[3072],
+        run_class: &[PageClass::File as u8],
+        run_order: &[0],
+        free_pfn: &[3072],
+        free_order: &[10],
+        ..Import::default()
+    };
+    memory.import(&state).expect("it fits");
+    let heads: Vec<Pfn> = (0..3072).map(Pfn).collect();
+    memory.mark_used(&heads[..700], true);
+    memory.mark_used(&heads[700..], false);
+    assert_eq!(take(&mut memory, (512, 1024)), Ok(()));
 }

@@ -238,12 +238,13 @@ impl Memory {
             let cpu = cpu_of(memory, cpu)?;
             let ns = u64::from(memory.clock().costs.syscall_ns);
             memory.clock_mut().charge(cpu, ns);
+            memory.work_in_background();
             Ok(())
         })
     }
 
     fn advance_clock(&self, py: Python<'_>, ns: u64) {
-        self.with(py, |memory| memory.clock_mut().advance(ns));
+        self.with(py, |memory| memory.advance_clock(ns));
     }
 
     fn node_of_cpu(&self, py: Python<'_>, cpu: u16) -> Option<u8> {
