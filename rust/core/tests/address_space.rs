@@ -137,6 +137,23 @@ fn a_write_after_fork_copies_and_the_last_sharer_reuses() {
 }
 
 #[test]
+fn the_tail_of_a_run_goes_back_in_the_largest_blocks() {
+    let mut memory = machine();
+    let before = memory.buddyinfo();
+    memory.run_alloc(175, CPU, None, Gfp::HIGHUSER).unwrap();
+    let mut gained = [0_i64; 11];
+    for (after, before) in memory.buddyinfo().iter().zip(&before) {
+        for (order, gain) in gained.iter_mut().enumerate() {
+            *gain += i64::try_from(after[order]).unwrap() - i64::try_from(before[order]).unwrap();
+        }
+    }
+    // Of a block of order 10 the halves 9 and 8 are left; of the 256 frames taken 81 = 1 + 16 + 64 go
+    // back, the single one to its CPU's list.
+    assert_eq!(gained, [0, 0, 0, 0, 1, 0, 1, 0, 1, 1, -1]);
+    memory.check().unwrap();
+}
+
+#[test]
 fn a_run_is_exact_pinned_and_copied_at_fork() {
     let mut memory = machine();
     let before = free_frames(&memory);

@@ -5,7 +5,7 @@ mod common;
 use common::{apply, cases, machine, step};
 use contigmm_core::contig_range::ContigGfp;
 use contigmm_core::page_isolation::Obstacle;
-use contigmm_core::{Cpu, Gfp, Memory, MigrateType, Order, PageClass};
+use contigmm_core::{BootSpec, Cpu, Gfp, Memory, MigrateType, Order, PageClass};
 use proptest::prelude::*;
 
 proptest! {
@@ -133,4 +133,29 @@ fn a_free_tebibyte_is_saved_in_a_few_kilobytes() {
         "took {:?}",
         start.elapsed()
     );
+}
+
+/// `reserve_highatomic_pageblock()`, mm/page_alloc.c, v6.12: what an atomic request of an order above
+/// zero gets when memory is short comes from a pageblock that is kept for such requests from then on.
+#[test]
+fn a_large_atomic_request_when_memory_is_short_reserves_its_pageblock() {
+    let json = r#"{"min_free_kbytes": 512, "direct_reclaim": false, "zones": [
+        {"kind": "Normal", "start_pfn": 512, "spanned": 60000}]}"#;
+    let mut memory = Memory::boot(&BootSpec::from_json(json).unwrap()).unwrap();
+    let order = Order::new(3).unwrap();
+    let atomic = |memory: &mut Memory| memory.alloc_pages(Cpu(0), Gfp::ATOMIC, order, None);
+    atomic(&mut memory).unwrap();
+    assert_eq!(
+        memory.zones()[0].nr_reserved_highatomic,
+        0,
+        "there is plenty"
+    );
+    while memory.zones()[0].nr_free_pages > memory.zones()[0].watermark.low {
+        memory
+            .alloc_pages(Cpu(0), Gfp::KERNEL, Order::ZERO, None)
+            .unwrap();
+    }
+    atomic(&mut memory).unwrap();
+    assert_eq!(memory.zones()[0].nr_reserved_highatomic, 512);
+    assert_eq!(memory.check(), Ok(()));
 }
