@@ -396,7 +396,7 @@ fn batch_of(process: u64) -> v1::Batch {
                 call: Some(call),
             })
             .collect(),
-        stop_on_refusal: false,
+        ..Default::default() // a later server may know more fields
     }
 }
 
