@@ -7,6 +7,7 @@ unanswered when the server dies, both ask again.
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -111,7 +112,7 @@ def unary_answer(operation: Operation, response: Any) -> Answer:
     return Answer(seq, response.process.id if name == "process" else getattr(response, name))
 
 
-class Asker:
+class Asker(ABC):
     """What both kinds of client have in common."""
 
     def __init__(self, number: int, seed: int, history: History) -> None:
@@ -135,9 +136,9 @@ class Asker:
                 if not gone and error.details() != FAILED_WRITE:
                     raise
 
+    @abstractmethod
     async def ask(self, methods: dict[str, Any]) -> None:
         """Ask for ever."""
-        raise NotImplementedError
 
     def told(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
         """Note the answers of one command."""
