@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from contextlib import contextmanager
@@ -56,6 +57,22 @@ def measuring():
             yield load
         finally:
             load.kill()
+
+
+@contextmanager
+def where_they_are_if_it_takes_long(mark):
+    """Let every marked process tell by SIGABRT where its threads are, rather than wait for ever."""
+
+    def tell():
+        for pid in alive(mark):
+            os.kill(pid, signal.SIGABRT)
+
+    patience = threading.Timer(PATIENCE_S, tell)
+    patience.start()
+    try:
+        yield
+    finally:
+        patience.cancel()
 
 
 def wait_until(condition):
@@ -135,11 +152,13 @@ def test_nothing_is_left_running(mark):
     [(signal.SIGINT, 130), (signal.SIGTERM, 1)],
     ids=["Ctrl-C", "SIGTERM"],
 )
-def test_an_interrupted_run_ends_everything_that_it_started(mark, number, status):
+def test_an_interrupted_run_ends_everything_that_it_started(mark, number, status, monkeypatch):
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     with measuring() as load:
         assert len(alive(mark)) == 4  # itself, its server, two generators
         load.send_signal(number)
-        error = load.stderr.read()
+        with where_they_are_if_it_takes_long(mark):
+            error = load.stderr.read()
         load.wait()
     assert load.returncode == status
     assert error.startswith("contigmm: ")

@@ -5,8 +5,8 @@ populate pieces of 256 KiB until 32 GiB are in use, and every second one exits, 
 is free again in pieces. Then every machine is under the same fixed load, an open loop of
 ``CALLS_PER_S`` unary calls, alternately a populated mmap of 1 MiB and the munmap of the oldest. One
 round measures the server without a dashboard, the one with it while nobody looks, and the same with
-a Chromium that shows its page. CPU time is the kernel's account of the server's threads
-(/proc/PID/task/*/schedstat), so what the browser uses is not in it.
+a Chromium that shows its page. CPU time is the kernel's account of the server, so what the browser
+uses is not in it.
 """
 
 import asyncio
