@@ -15,6 +15,7 @@ __all__ = [
     "InvariantError",
     "KmemReplay",
     "Memory",
+    "ProgramReplay",
     "VmaIndex",
     "contention_study",
     "default_costs",
@@ -780,6 +781,61 @@ class KmemReplay:
         handle: npt.NDArray[np.uint32],
     ) -> Replayed:
         """Apply events in order; columns as ``Recorded``, rust/core/src/kmem_replay.rs.
+
+        Returns what was come upon since the beginning.
+
+        Raises:
+            ValueError: An event cannot be; those before it have been applied.
+        """
+
+@type_check_only
+class Played(TypedDict):
+    """What a free replay came upon: ``Played``, rust/core/src/program_replay.rs."""
+
+    allocs: int
+    refused: int
+    frees: int
+    unknown_frees: int
+    redrawn: int
+    reclaimed_before: int
+    left_behind: int
+    refilled: int
+    drained: int
+    claims: int
+    steals: int
+    migrated: int
+    reclaimed: int
+
+@final
+class ProgramReplay:
+    """A free replay of programs' requests on one memory, whose frames in use stand for themselves.
+
+    While it lasts, nothing else may use the memory or listen to its tracepoints.
+    """
+
+    def __new__(
+        cls, memory: Memory, *, boosts: list[int], hopeless: list[bool], seed: int
+    ) -> ProgramReplay:
+        """Begin a replay.
+
+        ``boosts`` are the ``watermark_boost`` of the zones in frames, ``hopeless`` tells of each
+        node whether kswapd has given up, ``seed`` decides what is drawn.
+
+        Raises:
+            ValueError: The memory has address spaces, files or runs, or is listened to.
+        """
+
+    def run(
+        self,
+        *,
+        alloc: npt.NDArray[np.uint8],
+        cpu: npt.NDArray[np.uint8],
+        order: npt.NDArray[np.uint8],
+        gfp: npt.NDArray[np.uint32],
+        handle: npt.NDArray[np.uint32],
+        at_ns: npt.NDArray[np.uint64],
+    ) -> Played:
+        """Apply requests in order; columns as ``Requests``, rust/core/src/program_replay.rs.
 
         Returns what was come upon since the beginning.
 

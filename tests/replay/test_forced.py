@@ -176,8 +176,3 @@ def test_real_recordings_end_nearer_than_the_baselines(path):
     run = run_forced(recording, buddy_events(recording), seed=11)
     unchanged = distance(free_counts(recording.before), real).free_pages_l1
     assert distance(run.free, real).free_pages_l1 <= max(0.004, unchanged / 3)
-
-
-def test_a_mode_that_is_not_there_is_refused_in_a_sentence(capsys):
-    assert main(["validate", "replay", "nowhere", "--mode", "free"]) == 2
-    assert "the only mode is 'forced'" in " ".join(capsys.readouterr().err.split())

@@ -122,24 +122,30 @@ def replay(
     ] = None,
     draws: Annotated[
         int, typer.Option(min=1, max=1000, help="How often to draw what is not told.")
-    ] = 5,
+    ] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the first draw.")] = 0,
     mode: Annotated[
         str,
         typer.Option(
             metavar="MODE",
-            help="forced: the recording's refills, drains and direct requests are asked; free, "
-            "where per-CPU lists are simulated too, is not there yet.",
+            help="forced: the recording's refills, drains and direct requests are asked; free: "
+            "only what programs asked and gave back, the rest is simulated.",
         ),
     ] = "forced",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask the simulated allocator what a real one was asked; compare what is left free."""
-    from contigmm.validate.replay import dumps, replay_report, summary_lines, write_end_states
+    from contigmm.validate.replay import (
+        MODES,
+        dumps,
+        replay_report,
+        summary_lines,
+        write_end_states,
+    )
 
-    if mode != "forced":
-        raise typer.BadParameter(f"{mode!r}: the only mode is 'forced'", param_hint="--mode")
-    report = replay_report(stems, draws=draws, seed=seed)
+    if mode not in MODES:
+        raise typer.BadParameter(f"{mode!r} is none of {', '.join(MODES)}", param_hint="--mode")
+    report = replay_report(stems, mode=mode, draws=draws, seed=seed)
     if end_state is not None:
         write_end_states(report, end_state)
     if as_json:

@@ -14,6 +14,7 @@ from contigmm.hosts.proc_text import (
     parse_meminfo,
     parse_pagetypeinfo,
     parse_system_ram,
+    parse_unreclaimable,
     parse_zoneinfo,
 )
 from contigmm.hosts.rle import WordRuns
@@ -27,7 +28,8 @@ class Evidence:
 
     ``types`` are the readings of /proc/pagetypeinfo (none: not told; two: around a scan);
     ``page_flags`` has the word of each frame, from frame 0 on, ``scan`` tells when
-    each was read, ``buddyinfo_after`` the free lists just after, ``zones_after`` the zones.
+    each was read, ``buddyinfo_after`` the free lists just after, ``zones_after`` the zones,
+    ``unreclaimable`` the nodes where kswapd had given up.
     """
 
     origin: str
@@ -44,6 +46,7 @@ class Evidence:
     scan: ScanClock | None = None
     buddyinfo_after: dict[ZoneKey, list[int]] = field(default_factory=dict)
     zones_after: tuple[ZoneDescription, ...] = ()
+    unreclaimable: frozenset[int] = frozenset()
 
 
 #: Settings that decide how memory is handed out, by the name that a description has for them.
@@ -137,6 +140,7 @@ def from_texts(
         settings=settings_of(found_settings or {}),
         buddyinfo_after=_buddyinfo_after(texts, named("buddyinfo.after")),
         zones_after=_zones_after(texts, named("zoneinfo.after")),
+        unreclaimable=parse_unreclaimable(texts.get(zones_from, "")),
     )
 
 

@@ -59,6 +59,7 @@ class KmemTrace:
 
     ``t_ns`` is CLOCK_MONOTONIC, rounded to ``tick_ns``; ``fallbacks`` has the four bytes of each
     ``EXTFRAG`` event: fallback order, migratetype asked and fallen back to, change of ownership.
+    ``task`` is whose event it is: a position in ``comms``, the names of tasks.
     """
 
     origin: str
@@ -71,6 +72,8 @@ class KmemTrace:
     refill: npt.NDArray[np.bool_]
     gfp: U32
     fallbacks: U8
+    task: I64
+    comms: tuple[str, ...]
     command_ns: tuple[int, int] | None
     lost: int
 
@@ -114,6 +117,8 @@ def read_kmem(path: Path) -> KmemTrace:
         refill=refill,
         gfp=_gfp(columns, types, meta, name),
         fallbacks=columns.octets("ext", 4 * int((types == KmemEvent.EXTFRAG).sum())).reshape(-1, 4),
+        task=columns.varints("pid", nr),
+        comms=_comms(meta, name),
         command_ns=_command(meta),
         lost=int(meta.get("lost", 0)) if isinstance(meta.get("lost", 0), int) else 0,
     )
@@ -172,6 +177,16 @@ def _number(meta: dict[str, Any], key: str, name: str) -> int:
     if not isinstance(value, int) or not 0 <= value < 2**62:
         raise SourceError(f"its {key} is no time.", name=f"{name}:meta.json")
     return value
+
+
+def _comms(meta: dict[str, Any], name: str) -> tuple[str, ...]:
+    table = meta.get("pids")
+    try:
+        return tuple(str(comm) for _, comm in table or [])
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            "its table of tasks is no list of pid and name.", name=f"{name}:meta.json"
+        ) from error
 
 
 def _command(meta: dict[str, Any]) -> tuple[int, int] | None:

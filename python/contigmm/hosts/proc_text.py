@@ -173,6 +173,22 @@ def parse_zoneinfo(text: str, *, name: str) -> tuple[ZoneDescription, ...]:
     return out
 
 
+def parse_unreclaimable(text: str) -> frozenset[int]:
+    """Return the nodes that /proc/zoneinfo calls unreclaimable.
+
+    ``node_unreclaimable``: kswapd found nothing to free MAX_RECLAIM_RETRIES times in a row,
+    mm/vmstat.c:zoneinfo_show_print(), v6.12.
+    """
+    nodes, node = set(), 0
+    for line in text.splitlines():
+        match = _ZONE_LINE.match(line)
+        if match is not None:
+            node = int(match[1])
+        elif line.split() == ["node_unreclaimable:", "1"]:
+            nodes.add(node)
+    return frozenset(nodes)
+
+
 _ZONE_NUMBERS: Final = frozenset(
     ("min", "low", "high", "boost", "promo", "spanned", "present", "managed", "cma")
 )

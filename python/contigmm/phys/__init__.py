@@ -7,6 +7,7 @@ from contigmm._core import (
     InvariantError,
     KmemReplay,
     Memory,
+    ProgramReplay,
     VmaIndex,
     contention_study,
     default_costs,
@@ -15,7 +16,7 @@ from contigmm._core import (
 )
 
 if TYPE_CHECKING:  # types of the stub only
-    from contigmm._core import FragResult, RangeUsage, Replayed, ZoneCounters
+    from contigmm._core import FragResult, Played, RangeUsage, Replayed, ZoneCounters
 
     __all__ = [
         "CoreError",
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # types of the stub only
         "InvariantError",
         "KmemReplay",
         "Memory",
+        "Played",
+        "ProgramReplay",
         "RangeUsage",
         "Replayed",
         "VmaIndex",
@@ -38,6 +41,7 @@ else:
         "InvariantError",
         "KmemReplay",
         "Memory",
+        "ProgramReplay",
         "VmaIndex",
         "contention_study",
         "default_costs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +11,6 @@ import numpy.typing as npt
 
 from contigmm.description import NR_PAGE_ORDERS
 from contigmm.phys.free_lists import suitable_blocks
-from contigmm.replay.recording import FreeCounts
 
 _SIZES: Final = np.int64(1) << np.arange(NR_PAGE_ORDERS, dtype=np.int64)
 
@@ -37,11 +37,11 @@ class Distance:
         }
 
 
-def distance(ours: FreeCounts, real: FreeCounts) -> Distance:
+def distance(ours: Mapping[str, Sequence[float]], real: Mapping[str, Sequence[float]]) -> Distance:
     """Compare two states, zone by zone; a zone that one of them lacks has nothing free there."""
     zones = sorted(set(ours) | set(real))
     none = [0] * NR_PAGE_ORDERS
-    mine = np.array([ours.get(zone, none) for zone in zones], np.int64)
+    mine = np.array([ours.get(zone, none) for zone in zones], np.float64).round().astype(np.int64)
     theirs = np.array([real.get(zone, none) for zone in zones], np.int64)
     pages, other = mine * _SIZES, theirs * _SIZES
     mean = max(1.0, float(pages.sum() + other.sum()) / 2)

@@ -104,17 +104,21 @@ def run_forced(recording: Recording, events: BuddyEvents, *, seed: int) -> Force
 
 def run_type_blind(recording: Recording, events: BuddyEvents, *, seed: int) -> ForcedRun:
     """Replay on an allocator that knows no migratetypes: the baseline that types must beat."""
-    described = build(recording.before, seed=seed)
-    if described.layout is not None:
-        types = np.full_like(described.layout.pageblock_type, MigrateType.MOVABLE)
-        free = replace(
-            described.layout.free,
-            migratetype=np.full_like(described.layout.free.migratetype, MigrateType.MOVABLE),
-        )
-        layout = replace(described.layout, pageblock_type=types, free=free)
-        described = replace(described, layout=layout)
+    described = type_blind(build(recording.before, seed=seed))
     blind = replace(events, migratetype=np.full_like(events.migratetype, MigrateType.MOVABLE))
     return _run(described, recording, blind, seed)
+
+
+def type_blind(described: MachineDescription) -> MachineDescription:
+    """Return a machine whose pageblocks are all of one type."""
+    if described.layout is None:
+        return described
+    free = replace(
+        described.layout.free,
+        migratetype=np.full_like(described.layout.free.migratetype, MigrateType.MOVABLE),
+    )
+    types = np.full_like(described.layout.pageblock_type, MigrateType.MOVABLE)
+    return replace(described, layout=replace(described.layout, pageblock_type=types, free=free))
 
 
 def _returns(recording: Recording, seed: int) -> BuddyEvents:

@@ -11,7 +11,7 @@ import numpy as np
 
 from contigmm.hosts.kmem import KmemEvent
 from contigmm.replay.closure import closure_residual
-from contigmm.replay.distance import Distance, distance
+from contigmm.replay.distance import distance
 from contigmm.replay.forced import ForcedRun, buddy_events, run_forced, run_type_blind
 from contigmm.replay.recording import (
     FreeCounts,
@@ -19,19 +19,24 @@ from contigmm.replay.recording import (
     free_counts,
     read_recording,
 )
+from contigmm.validate.replay_band import compared, typical
+from contigmm.validate.replay_free import free_report
 
 SCHEMA: Final = "validate-replay/1"
 _COUNTS: Final = ("claims", "steals", "unknown_frees", "missing")
 
 
-def replay_report(stems: Sequence[str], *, draws: int, seed: int) -> dict[str, Any]:
+def replay_report(
+    stems: Sequence[str], *, mode: str = "forced", draws: int, seed: int
+) -> dict[str, Any]:
     """Replay each recording ``draws`` times and compare where the capture after it is there.
 
     Raises:
         SourceError: a file is missing or cannot be read as what it should be.
     """
-    traces = [_trace(stem, draws=draws, seed=seed) for stem in stems]
-    return {"mode": "forced", "draws": draws, "seed": seed, "traces": traces}
+    report = _REPORTS[mode]
+    traces = [report(read_recording(stem), draws=draws, seed=seed) for stem in stems]
+    return {"mode": mode, "draws": draws, "seed": seed, "traces": traces}
 
 
 def end_states(report: dict[str, Any]) -> dict[str, FreeCounts]:
@@ -39,13 +44,14 @@ def end_states(report: dict[str, Any]) -> dict[str, FreeCounts]:
     return {trace["stem"]: trace["end_state"] for trace in report["traces"]}
 
 
-def _trace(stem: str, *, draws: int, seed: int) -> dict[str, Any]:
-    recording = read_recording(stem)
+def forced_report(recording: Recording, *, draws: int, seed: int) -> dict[str, Any]:
+    """Force the free lists' traffic on the simulated ones; compare if the truth is there."""
     events = buddy_events(recording)
     runs = [run_forced(recording, events, seed=seed + n) for n in range(draws)]
-    typical = runs[_typical([run.free for run in runs])]
+    states = [run.free for run in runs]
+    chosen = runs[typical(states)]
     row: dict[str, Any] = {
-        "stem": stem,
+        "stem": recording.stem,
         "events": recording.trace.nr_events,
         "events_per_s": round(recording.trace.nr_events / min(run.seconds for run in runs)),
         **_medians(runs),
@@ -53,18 +59,12 @@ def _trace(stem: str, *, draws: int, seed: int) -> dict[str, Any]:
     }
     if recording.after is not None:
         real = free_counts(recording.after)
-        row |= _compared(runs, real)
+        row |= compared(states, real)
         blind = run_type_blind(recording, events, seed=seed)
         row["no_change"] = distance(free_counts(recording.before), real).to_json()
         row["type_blind"] = distance(blind.free, real).to_json()
         row["closure_residual"] = closure_residual(recording)
-    return row | {"end_state": typical.free, "end_state_by_type": typical.by_type}
-
-
-def _typical(states: Sequence[FreeCounts]) -> int:
-    """Return the draw that lies closest to all others."""
-    far = [sum(distance(one, other).free_pages_l1 for other in states) for one in states]
-    return int(np.argmin(far))
+    return row | {"end_state": chosen.free, "end_state_by_type": chosen.by_type}
 
 
 def _medians(runs: Sequence[ForcedRun]) -> dict[str, float]:
@@ -78,16 +78,10 @@ def _fallbacks(recording: Recording) -> dict[str, int]:
     return {"claims_real": int(claimed.sum()), "steals_real": int((~claimed).sum())}
 
 
-def _compared(runs: Sequence[ForcedRun], real: FreeCounts) -> dict[str, Any]:
-    """Return the median of each distance, and its least and greatest over the draws."""
-    found: list[Distance] = [distance(run.free, real) for run in runs]
-    rows = [one.to_json() for one in found]
-    out: dict[str, Any] = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        out[name] = float(np.median(values))
-        out[f"{name}_range"] = [min(values), max(values)]
-    return out
+#: What each mode prints of a recording.
+_REPORTS: Final = {"forced": forced_report, "free": free_report}
+#: What a replay can be given.
+MODES: Final = tuple(_REPORTS)
 
 
 def write_end_states(report: dict[str, Any], path: Path) -> None:
@@ -110,6 +104,13 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f"(real {trace['claims_real']}), steals {trace['steals']:.0f} "
             f"(real {trace['steals_real']})"
         )
+        if "refilled" in trace:
+            line += (
+                f", refilled {trace['refilled']:.0f} (real {trace['refilled_real']}), "
+                f"drained {trace['drained']:.0f} (real {trace['drained_real']})"
+            )
+        if "in_band_pages" in trace:
+            line += f", {trace['in_band_pages']:.0%} of free memory in the band of the draws"
         if "free_pages_l1" in trace:
             line += (
                 f"; {_beside(trace, 'free_pages_l1', 'l1')}; {_beside(trace, 'emd_orders', 'emd')}"

@@ -94,6 +94,13 @@ impl Background {
         }
     }
 
+    /// kswapd of a node found nothing too often, and sleeps until somebody else reclaims.
+    pub fn give_up(&mut self, node: usize) {
+        if let Some(threads) = self.nodes.get_mut(node) {
+            threads.failures = MAX_RECLAIM_RETRIES;
+        }
+    }
+
     /// Whether these can be the threads of a machine of so many nodes and zones.
     pub fn fits(&self, nr_nodes: usize, nr_zones: usize) -> bool {
         let known = |wake: &Option<Wake>| wake.is_none_or(|wake| Order::new(wake.order).is_ok());

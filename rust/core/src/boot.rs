@@ -329,11 +329,10 @@ impl Memory {
         }
         let mut order: Vec<&ZoneSpec> = spec.zones.iter().collect();
         order.sort_by_key(|zone| (zone.node, zone.kind));
-        let past = order
+        let ends = order
             .iter()
-            .map(|z| u64::from(z.start_pfn) + u64::from(z.spanned))
-            .max();
-        let nr_frames = u32::try_from(past.unwrap_or(0))
+            .map(|z| u64::from(z.start_pfn) + u64::from(z.spanned));
+        let nr_frames = u32::try_from(ends.max().unwrap_or(0))
             .map_err(|_| BootError("more than 2^32 - 1 frames".to_owned()))?;
         let mut map = MemMap::new(nr_frames, spec.hi_store);
         let (mut zones, mut present) = (Vec::new(), Vec::new());
@@ -366,6 +365,7 @@ impl Memory {
             tuning,
             reclaim: crate::reclaim::ReclaimQueue::default(),
             background: Background::new(spec.background, distances.len()),
+            moves: None,
             spec: spec.clone(),
             owners: crate::address_space::Owners::default(),
             cma,

@@ -61,6 +61,9 @@ impl Memory {
         if !self.is_stock(head) {
             return self.migrate_frame(cpu, from, to);
         }
+        if let Some(moves) = &mut self.moves {
+            moves.push((from, to, order));
+        }
         self.mark_folio(to, order, head.class);
         self.map.set_flags(to, self.map.flags(from));
         self.map.list_file(to);

@@ -172,9 +172,7 @@ impl Replay {
     /// # Errors
     /// [`ReplayError`] when the machine has processes, files or runs.
     pub fn begin(memory: &mut Memory) -> Result<Self, ReplayError> {
-        let owners = &memory.owners;
-        let has_spaces = owners.spaces.iter().any(Option::is_some);
-        if has_spaces || !owners.cache.files.is_empty() || owners.runs.iter().next().is_some() {
+        if !memory.is_ownerless() {
             refuse!("the machine has processes or files, which would not learn of their loss");
         }
         let pcps = memory.zones.iter_mut().map(|zone| {
@@ -568,6 +566,13 @@ fn free_block(memory: &mut Memory, pfn: Pfn, order: Order) {
 }
 
 impl Memory {
+    /// Whether no frame in use is a process's, a file's or a run's.
+    pub(crate) fn is_ownerless(&self) -> bool {
+        let owners = &self.owners;
+        let has_spaces = owners.spaces.iter().any(Option::is_some);
+        !has_spaces && owners.cache.files.is_empty() && owners.runs.iter().next().is_none()
+    }
+
     /// Pageblocks claimed and blocks stolen so far.
     fn fallbacks(&self) -> (u64, u64) {
         use crate::vmstat::VmEvent;

@@ -51,6 +51,7 @@ pub mod page_isolation;
 pub mod page_table;
 pub mod pcp;
 pub mod placement;
+pub mod program_replay;
 pub mod protect;
 pub mod reclaim;
 pub mod reclaim_advice;

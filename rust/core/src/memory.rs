@@ -40,6 +40,8 @@ pub struct Memory {
     pub(crate) background: Background,
     pub(crate) spec: BootSpec,
     pub(crate) owners: Owners,
+    /// What was moved since somebody last asked, if anybody does: from, to, order.
+    pub(crate) moves: Option<Vec<(Pfn, Pfn, Order)>>,
     /// As many as the description declares.
     pub(crate) cma: Vec<CmaArea>,
 }

@@ -16,7 +16,7 @@ mod _core {
     #[pymodule_export]
     use super::memory::Memory;
     #[pymodule_export]
-    use super::memory::replay::KmemReplay;
+    use super::memory::replay::{KmemReplay, ProgramReplay};
     #[pymodule_export]
     use super::memory::trace::tracepoints;
     #[pymodule_export]

@@ -1,6 +1,7 @@
 //! Recorded events of a real kernel, replayed.
 
 use contigmm_core::kmem_replay::{Recorded, Replay, ReplayError, Replayed};
+use contigmm_core::program_replay::{Played, ProgramReplay as CoreProgramReplay, Requests, Start};
 use numpy::{PyArray1, PyArrayMethods};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
@@ -76,5 +77,88 @@ impl KmemReplay {
             Ok(replay.replayed)
         });
         to_dict(py, &replayed.map_err(refused)?)
+    }
+}
+
+fn played_to_dict<'py>(py: Python<'py>, played: &Played) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, nr) in [
+        ("allocs", played.allocs),
+        ("refused", played.refused),
+        ("frees", played.frees),
+        ("unknown_frees", played.unknown_frees),
+        ("redrawn", played.redrawn),
+        ("reclaimed_before", played.reclaimed_before),
+        ("left_behind", played.left_behind),
+        ("refilled", played.refilled),
+        ("drained", played.drained),
+        ("claims", played.claims),
+        ("steals", played.steals),
+        ("migrated", played.migrated),
+        ("reclaimed", played.reclaimed),
+    ] {
+        dict.set_item(name, nr)?;
+    }
+    Ok(dict)
+}
+
+/// A replay of programs' requests on one memory.
+#[pyclass(frozen, module = "contigmm._core")]
+pub struct ProgramReplay {
+    memory: Py<Memory>,
+    replay: Mutex<CoreProgramReplay>,
+}
+
+#[pymethods]
+impl ProgramReplay {
+    #[new]
+    #[pyo3(signature = (memory, *, boosts, hopeless, seed))]
+    fn new(
+        py: Python<'_>,
+        memory: Py<Memory>,
+        boosts: Vec<u64>,
+        hopeless: Vec<bool>,
+        seed: u64,
+    ) -> PyResult<Self> {
+        let core = &memory.get().0;
+        let start = Start {
+            boosts,
+            hopeless,
+            seed,
+        };
+        let replay = py
+            .detach(|| CoreProgramReplay::begin(&mut core.lock(), &start))
+            .map_err(refused)?;
+        Ok(Self {
+            memory,
+            replay: Mutex::new(replay),
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)] // one a column
+    #[pyo3(signature = (*, alloc, cpu, order, gfp, handle, at_ns))]
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        alloc: &Bound<'py, PyArray1<u8>>,
+        cpu: &Bound<'py, PyArray1<u8>>,
+        order: &Bound<'py, PyArray1<u8>>,
+        gfp: &Bound<'py, PyArray1<u32>>,
+        handle: &Bound<'py, PyArray1<u32>>,
+        at_ns: &Bound<'py, PyArray1<u64>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (alloc, cpu, order) = (alloc.readonly(), cpu.readonly(), order.readonly());
+        let (gfp, handle, at_ns) = (gfp.readonly(), handle.readonly(), at_ns.readonly());
+        let requests = Requests {
+            alloc: alloc.as_slice()?,
+            cpu: cpu.as_slice()?,
+            order: order.as_slice()?,
+            gfp: gfp.as_slice()?,
+            handle: handle.as_slice()?,
+            at_ns: at_ns.as_slice()?,
+        };
+        let core = &self.memory.get().0;
+        let played = py.detach(|| self.replay.lock().run(&mut core.lock(), &requests));
+        played_to_dict(py, &played.map_err(refused)?)
     }
 }
