@@ -90,7 +90,7 @@ def test_texts_in_one_file_are_told_apart(tmp_path):
 counts = st.lists(st.integers(0, 40), min_size=11, max_size=11)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(counts, min_size=1, max_size=2), st.integers(0, 2**64 - 1))
 def test_any_counts_are_placed_exactly(zones, seed):
     import tempfile

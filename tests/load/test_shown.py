@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -39,6 +40,7 @@ def test_a_run_is_told_of_while_it_goes_on_and_then_its_result(served, tmp_path)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as load:
         while load.poll() is None:
             states |= {run["state"].partition(",")[0] for run in runs(dashboard)}
+            time.sleep(0.05)
         assert load.returncode == 0, load.stderr.read().decode()
     assert len(states) >= 3, states
     (run,) = runs(dashboard)

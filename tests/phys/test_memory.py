@@ -94,7 +94,7 @@ class Blocks(RuleBasedStateMachine):
 
 
 TestBlocks = Blocks.TestCase
-TestBlocks.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestBlocks.settings = settings(max_examples=60, stateful_step_count=50)
 
 
 def test_views_agree_with_each_other():

@@ -102,7 +102,7 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 TestVmaIndex = IndexMachine.TestCase
-TestVmaIndex.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestVmaIndex.settings = settings(max_examples=100, stateful_step_count=60)
 
 
 def test_a_hundred_thousand_ranges_keep_their_order():

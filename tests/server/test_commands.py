@@ -95,6 +95,25 @@ async def test_a_full_queue_refuses_and_goes_on_when_there_is_room():
     assert await queue.run(lambda: "room", cost_us=1) == "room"
 
 
+async def test_whoever_has_gone_away_takes_no_room():
+    queue = make_queue(limit=1)
+    may_end = threading.Event()
+    slow = asyncio.create_task(queue.run(lambda: may_end.wait(5), cost_us=LONG_US))
+    await asyncio.sleep(0.01)
+    for _ in range(3):
+        gone = asyncio.create_task(queue.run(lambda: "gone", cost_us=1))
+        await asyncio.sleep(0)
+        assert queue.depth == 1
+        gone.cancel()
+        await asyncio.sleep(0)
+        assert queue.depth == 0
+    waiting = asyncio.create_task(queue.run(lambda: "waited", cost_us=1))
+    await asyncio.sleep(0)
+    may_end.set()
+    await slow
+    assert await waiting == "waited"
+
+
 async def test_what_the_service_orders_itself_passes_the_limit():
     queue = make_queue(limit=0)
     assert await queue.run_ordered(lambda: "ordered", cost_us=1) == "ordered"

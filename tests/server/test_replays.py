@@ -15,7 +15,7 @@ from contigmm.description import MachineDescription
 from contigmm.hosts import describe
 from contigmm.phys import KmemReplay
 from contigmm.sim.boot import boot_memory
-from contigmm.v1 import batch_pb2, description_pb2, replay_pb2
+from contigmm.v1 import description_pb2, replay_pb2
 from contigmm_server import replays
 from contigmm_server.limits import Limits
 from contigmm_server.service import Service
@@ -155,22 +155,3 @@ async def test_a_replay_counts_as_a_machine_while_it_lasts():
         call.cancel()
         await client.create_machine(MEDIUM, name="m")
     await service.stop(grace_s=0)
-
-
-async def test_a_batch_tells_the_digest_if_it_is_asked_to(client, machine):
-    process = await machine.spawn()
-    calls = bytes([exchanges.wire.Call.MUNMAP])
-    number = process.id.to_bytes(8, "little")
-    columns = batch_pb2.Columns(calls=calls, processes=number, state_digest=True)
-    told = await raw(client)["RunColumns"](
-        batch_pb2.RunColumnsRequest(machine=machine.name, columns=columns)
-    )
-    check = await machine.examine()
-    assert (told.answers.machine_seq, told.answers.state_digest) == (check.seq, check.digest)
-    batch = batch_pb2.Batch(state_digest=True)
-    told = await raw(client)["RunBatch"](
-        batch_pb2.RunBatchRequest(machine=machine.name, batch=batch)
-    )
-    assert told.answers.state_digest == check.digest
-    plain = await machine.execute_columns(batch_pb2.Columns(calls=calls, processes=number))
-    assert plain.state_digest == ""

@@ -273,12 +273,12 @@ async def test_a_call_whose_deadline_has_passed_while_it_waited_is_dropped(
 ):
     process = await machine.spawn()
     seq = (await machine.info()).seq
-    async with (
-        held(service.registry.machine(machine.name)),
-        aio.connect(address, timeout_s=0.2) as hasty,
-    ):
+    hosted = service.registry.machine(machine.name)
+    async with held(hosted), aio.connect(address, timeout_s=0.2) as hasty:
         twin = aio.Process(hasty.machine("m"), process.born)
         failure = await refused(twin.mmap(0, PAGE, RW, ANON))
+        while hosted.queue.depth:  # the server hears of it a little later
+            await asyncio.sleep(0.01)
     assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert (await machine.info()).seq == seq
 

@@ -38,7 +38,7 @@ AHEAD: Final = 3
 FAILED_WRITE: Final = "Internal error from Core"
 """What grpc says of a message that it could not send any more: the connection is gone."""
 DIGESTS: Final = 0.05
-"""Share of batches that ask for the digest of the state."""
+"""Share of batches and unary calls that ask for the digest of the state."""
 _NAMES: Final = {Call.MMAP: "address", Call.TOUCH: "pages", Call.SPAWN: "process"}
 
 
@@ -180,9 +180,10 @@ class UnaryClient(Asker):
             self.told(operations, self._answers(operations, response))
 
     def _answers(self, operations: list[Operation], response: Any) -> list[Answer]:
+        answered = getattr(response, "answers", response)
+        if answered.state_digest:
+            self.history.digests[answered.machine_seq] = answered.state_digest
         if isinstance(response, batch_pb2.RunBatchResponse):
-            if response.answers.state_digest:
-                self.history.digests[response.answers.machine_seq] = response.answers.state_digest
             return wire.answers(response.answers.answers)
         if isinstance(response, batch_pb2.RunColumnsResponse):
             return column_answers(response.answers)
@@ -206,7 +207,9 @@ class UnaryClient(Asker):
         draw = self.random.random()
         if draw < 0.25:
             return self._batch(request_id, in_columns=draw < 0.1)
-        return self._call(request_id, draw)
+        name, request, operations = self._call(request_id, draw)
+        request.state_digest = self.random.random() < DIGESTS
+        return name, request, operations
 
     def _batch(self, request_id: str, *, in_columns: bool) -> tuple[str, Any, list[Operation]]:
         operations = chain_of(self.process, self.random.choice((MMAP, CONTIG)))

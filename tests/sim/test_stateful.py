@@ -218,4 +218,4 @@ class MachineModel(RuleBasedStateMachine):
 
 
 TestMachineModel = MachineModel.TestCase
-TestMachineModel.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestMachineModel.settings = settings(max_examples=30, stateful_step_count=40)

@@ -758,22 +758,26 @@ class AdvanceClockRequest(_message.Message):
     MACHINE_FIELD_NUMBER: _builtins.int
     DURATION_NS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine: _builtins.str
     """Name of the machine: machines/M."""
     duration_ns: _builtins.int
     """Simulated nanoseconds."""
     request_id: _builtins.str
     """Makes a retry harmless; see memory.proto."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     def __init__(
         self,
         *,
         machine: _builtins.str = ...,
         duration_ns: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ns", b"duration_ns", "machine", b"machine", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ns", b"duration_ns", "machine", b"machine", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -787,19 +791,23 @@ class AdvanceClockResponse(_message.Message):
 
     CLOCK_NS_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     clock_ns: _builtins.int
     """Simulated time since boot."""
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     def __init__(
         self,
         *,
         clock_ns: _builtins.int = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ns", b"clock_ns", "machine_seq", b"machine_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ns", b"clock_ns", "machine_seq", b"machine_seq", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

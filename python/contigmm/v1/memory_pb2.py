@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from contigmm.v1 import operation_pb2 as contigmm_dot_v1_dot_operation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63ontigmm/v1/memory.proto\x12\x0b\x63ontigmm.v1\x1a\x1b\x63ontigmm/v1/operation.proto\"W\n\x0bMmapRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12#\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x15.contigmm.v1.MmapCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"p\n\x0cMmapResponse\x12\x11\n\x07\x61\x64\x64ress\x18\x01 \x01(\x04H\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x42\x08\n\x06result\"[\n\rMunmapRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12%\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x17.contigmm.v1.MunmapCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"S\n\x0eMunmapResponse\x12,\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailure\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"_\n\x0fMprotectRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\'\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x19.contigmm.v1.MprotectCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"U\n\x10MprotectResponse\x12,\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailure\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"Y\n\x0cMlockRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12$\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x16.contigmm.v1.MlockCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"R\n\rMlockResponse\x12,\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailure\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"]\n\x0eMunlockRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12&\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x18.contigmm.v1.MunlockCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"T\n\x0fMunlockResponse\x12,\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailure\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"Y\n\x0cTouchRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12$\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x16.contigmm.v1.TouchCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x94\x01\n\rTouchResponse\x12\x0f\n\x05pages\x18\x01 \x01(\x04H\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12#\n\x05\x66\x61ult\x18\x03 \x01(\x0b\x32\x12.contigmm.v1.FaultH\x00\x12\x13\n\x0bmachine_seq\x18\x04 \x01(\x04\x42\x08\n\x06result\"W\n\x0bReadRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12#\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x15.contigmm.v1.ReadCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x92\x01\n\x0cReadResponse\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12#\n\x05\x66\x61ult\x18\x03 \x01(\x0b\x32\x12.contigmm.v1.FaultH\x00\x12\x13\n\x0bmachine_seq\x18\x04 \x01(\x04\x42\x08\n\x06result\"Y\n\x0cWriteRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12$\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x16.contigmm.v1.WriteCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x83\x01\n\rWriteResponse\x12.\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12#\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x12.contigmm.v1.FaultH\x00\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x42\x08\n\x06result2\x9b\x04\n\rMemoryService\x12;\n\x04Mmap\x12\x18.contigmm.v1.MmapRequest\x1a\x19.contigmm.v1.MmapResponse\x12\x41\n\x06Munmap\x12\x1a.contigmm.v1.MunmapRequest\x1a\x1b.contigmm.v1.MunmapResponse\x12G\n\x08Mprotect\x12\x1c.contigmm.v1.MprotectRequest\x1a\x1d.contigmm.v1.MprotectResponse\x12>\n\x05Mlock\x12\x19.contigmm.v1.MlockRequest\x1a\x1a.contigmm.v1.MlockResponse\x12\x44\n\x07Munlock\x12\x1b.contigmm.v1.MunlockRequest\x1a\x1c.contigmm.v1.MunlockResponse\x12>\n\x05Touch\x12\x19.contigmm.v1.TouchRequest\x1a\x1a.contigmm.v1.TouchResponse\x12;\n\x04Read\x12\x18.contigmm.v1.ReadRequest\x1a\x19.contigmm.v1.ReadResponse\x12>\n\x05Write\x12\x19.contigmm.v1.WriteRequest\x1a\x1a.contigmm.v1.WriteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63ontigmm/v1/memory.proto\x12\x0b\x63ontigmm.v1\x1a\x1b\x63ontigmm/v1/operation.proto\"m\n\x0bMmapRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12#\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x15.contigmm.v1.MmapCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"\x86\x01\n\x0cMmapResponse\x12\x11\n\x07\x61\x64\x64ress\x18\x01 \x01(\x04H\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x04 \x01(\tB\x08\n\x06result\"q\n\rMunmapRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12%\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x17.contigmm.v1.MunmapCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"i\n\x0eMunmapResponse\x12,\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailure\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x03 \x01(\t\"u\n\x0fMprotectRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\'\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x19.contigmm.v1.MprotectCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"k\n\x10MprotectResponse\x12,\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailure\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x03 \x01(\t\"o\n\x0cMlockRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12$\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x16.contigmm.v1.MlockCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"h\n\rMlockResponse\x12,\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailure\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x03 \x01(\t\"s\n\x0eMunlockRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12&\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x18.contigmm.v1.MunlockCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"j\n\x0fMunlockResponse\x12,\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailure\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x03 \x01(\t\"o\n\x0cTouchRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12$\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x16.contigmm.v1.TouchCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"\xaa\x01\n\rTouchResponse\x12\x0f\n\x05pages\x18\x01 \x01(\x04H\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12#\n\x05\x66\x61ult\x18\x03 \x01(\x0b\x32\x12.contigmm.v1.FaultH\x00\x12\x13\n\x0bmachine_seq\x18\x04 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x05 \x01(\tB\x08\n\x06result\"m\n\x0bReadRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12#\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x15.contigmm.v1.ReadCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"\xa8\x01\n\x0cReadResponse\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12#\n\x05\x66\x61ult\x18\x03 \x01(\x0b\x32\x12.contigmm.v1.FaultH\x00\x12\x13\n\x0bmachine_seq\x18\x04 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x05 \x01(\tB\x08\n\x06result\"o\n\x0cWriteRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12$\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x16.contigmm.v1.WriteCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"\x99\x01\n\rWriteResponse\x12.\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12#\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x12.contigmm.v1.FaultH\x00\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x04 \x01(\tB\x08\n\x06result2\x9b\x04\n\rMemoryService\x12;\n\x04Mmap\x12\x18.contigmm.v1.MmapRequest\x1a\x19.contigmm.v1.MmapResponse\x12\x41\n\x06Munmap\x12\x1a.contigmm.v1.MunmapRequest\x1a\x1b.contigmm.v1.MunmapResponse\x12G\n\x08Mprotect\x12\x1c.contigmm.v1.MprotectRequest\x1a\x1d.contigmm.v1.MprotectResponse\x12>\n\x05Mlock\x12\x19.contigmm.v1.MlockRequest\x1a\x1a.contigmm.v1.MlockResponse\x12\x44\n\x07Munlock\x12\x1b.contigmm.v1.MunlockRequest\x1a\x1c.contigmm.v1.MunlockResponse\x12>\n\x05Touch\x12\x19.contigmm.v1.TouchRequest\x1a\x1a.contigmm.v1.TouchResponse\x12;\n\x04Read\x12\x18.contigmm.v1.ReadRequest\x1a\x19.contigmm.v1.ReadResponse\x12>\n\x05Write\x12\x19.contigmm.v1.WriteRequest\x1a\x1a.contigmm.v1.WriteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,37 +33,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contigmm.v1.memory_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MMAPREQUEST']._serialized_start=70
-  _globals['_MMAPREQUEST']._serialized_end=157
-  _globals['_MMAPRESPONSE']._serialized_start=159
-  _globals['_MMAPRESPONSE']._serialized_end=271
-  _globals['_MUNMAPREQUEST']._serialized_start=273
-  _globals['_MUNMAPREQUEST']._serialized_end=364
-  _globals['_MUNMAPRESPONSE']._serialized_start=366
-  _globals['_MUNMAPRESPONSE']._serialized_end=449
-  _globals['_MPROTECTREQUEST']._serialized_start=451
-  _globals['_MPROTECTREQUEST']._serialized_end=546
-  _globals['_MPROTECTRESPONSE']._serialized_start=548
-  _globals['_MPROTECTRESPONSE']._serialized_end=633
-  _globals['_MLOCKREQUEST']._serialized_start=635
-  _globals['_MLOCKREQUEST']._serialized_end=724
-  _globals['_MLOCKRESPONSE']._serialized_start=726
-  _globals['_MLOCKRESPONSE']._serialized_end=808
-  _globals['_MUNLOCKREQUEST']._serialized_start=810
-  _globals['_MUNLOCKREQUEST']._serialized_end=903
-  _globals['_MUNLOCKRESPONSE']._serialized_start=905
-  _globals['_MUNLOCKRESPONSE']._serialized_end=989
-  _globals['_TOUCHREQUEST']._serialized_start=991
-  _globals['_TOUCHREQUEST']._serialized_end=1080
-  _globals['_TOUCHRESPONSE']._serialized_start=1083
-  _globals['_TOUCHRESPONSE']._serialized_end=1231
-  _globals['_READREQUEST']._serialized_start=1233
-  _globals['_READREQUEST']._serialized_end=1320
-  _globals['_READRESPONSE']._serialized_start=1323
-  _globals['_READRESPONSE']._serialized_end=1469
-  _globals['_WRITEREQUEST']._serialized_start=1471
-  _globals['_WRITEREQUEST']._serialized_end=1560
-  _globals['_WRITERESPONSE']._serialized_start=1563
-  _globals['_WRITERESPONSE']._serialized_end=1694
-  _globals['_MEMORYSERVICE']._serialized_start=1697
-  _globals['_MEMORYSERVICE']._serialized_end=2236
+  _globals['_MMAPREQUEST']._serialized_end=179
+  _globals['_MMAPRESPONSE']._serialized_start=182
+  _globals['_MMAPRESPONSE']._serialized_end=316
+  _globals['_MUNMAPREQUEST']._serialized_start=318
+  _globals['_MUNMAPREQUEST']._serialized_end=431
+  _globals['_MUNMAPRESPONSE']._serialized_start=433
+  _globals['_MUNMAPRESPONSE']._serialized_end=538
+  _globals['_MPROTECTREQUEST']._serialized_start=540
+  _globals['_MPROTECTREQUEST']._serialized_end=657
+  _globals['_MPROTECTRESPONSE']._serialized_start=659
+  _globals['_MPROTECTRESPONSE']._serialized_end=766
+  _globals['_MLOCKREQUEST']._serialized_start=768
+  _globals['_MLOCKREQUEST']._serialized_end=879
+  _globals['_MLOCKRESPONSE']._serialized_start=881
+  _globals['_MLOCKRESPONSE']._serialized_end=985
+  _globals['_MUNLOCKREQUEST']._serialized_start=987
+  _globals['_MUNLOCKREQUEST']._serialized_end=1102
+  _globals['_MUNLOCKRESPONSE']._serialized_start=1104
+  _globals['_MUNLOCKRESPONSE']._serialized_end=1210
+  _globals['_TOUCHREQUEST']._serialized_start=1212
+  _globals['_TOUCHREQUEST']._serialized_end=1323
+  _globals['_TOUCHRESPONSE']._serialized_start=1326
+  _globals['_TOUCHRESPONSE']._serialized_end=1496
+  _globals['_READREQUEST']._serialized_start=1498
+  _globals['_READREQUEST']._serialized_end=1607
+  _globals['_READRESPONSE']._serialized_start=1610
+  _globals['_READRESPONSE']._serialized_end=1778
+  _globals['_WRITEREQUEST']._serialized_start=1780
+  _globals['_WRITEREQUEST']._serialized_end=1891
+  _globals['_WRITERESPONSE']._serialized_start=1894
+  _globals['_WRITERESPONSE']._serialized_end=2047
+  _globals['_MEMORYSERVICE']._serialized_start=2050
+  _globals['_MEMORYSERVICE']._serialized_end=2589
 # @@protoc_insertion_point(module_scope)

@@ -31,10 +31,13 @@ class MmapRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see the top of this file."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.MmapCall:
         """Arguments."""
@@ -45,10 +48,11 @@ class MmapRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.MmapCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -63,10 +67,13 @@ class MmapResponse(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     address: _builtins.int
     """First byte of the mapping."""
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def failure(self) -> _operation_pb2.SyscallFailure:
         """The kernel said no."""
@@ -77,10 +84,11 @@ class MmapResponse(_message.Message):
         address: _builtins.int = ...,
         failure: _operation_pb2.SyscallFailure | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "failure", b"failure", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "failure", b"failure", "machine_seq", b"machine_seq", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "failure", b"failure", "machine_seq", b"machine_seq", "result", b"result", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["address", "failure"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -97,10 +105,13 @@ class MunmapRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see the top of this file."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.MunmapCall:
         """Arguments."""
@@ -111,10 +122,11 @@ class MunmapRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.MunmapCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,8 +140,11 @@ class MunmapResponse(_message.Message):
 
     FAILURE_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def failure(self) -> _operation_pb2.SyscallFailure:
         """The kernel said no; absent: it is done."""
@@ -139,10 +154,11 @@ class MunmapResponse(_message.Message):
         *,
         failure: _operation_pb2.SyscallFailure | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,10 +173,13 @@ class MprotectRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see the top of this file."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.MprotectCall:
         """Arguments."""
@@ -171,10 +190,11 @@ class MprotectRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.MprotectCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,8 +208,11 @@ class MprotectResponse(_message.Message):
 
     FAILURE_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def failure(self) -> _operation_pb2.SyscallFailure:
         """The kernel said no; absent: it is done."""
@@ -199,10 +222,11 @@ class MprotectResponse(_message.Message):
         *,
         failure: _operation_pb2.SyscallFailure | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,10 +241,13 @@ class MlockRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see the top of this file."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.MlockCall:
         """Arguments."""
@@ -231,10 +258,11 @@ class MlockRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.MlockCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,8 +276,11 @@ class MlockResponse(_message.Message):
 
     FAILURE_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def failure(self) -> _operation_pb2.SyscallFailure:
         """The kernel said no; absent: it is done."""
@@ -259,10 +290,11 @@ class MlockResponse(_message.Message):
         *,
         failure: _operation_pb2.SyscallFailure | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,10 +309,13 @@ class MunlockRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see the top of this file."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.MunlockCall:
         """Arguments."""
@@ -291,10 +326,11 @@ class MunlockRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.MunlockCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -308,8 +344,11 @@ class MunlockResponse(_message.Message):
 
     FAILURE_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def failure(self) -> _operation_pb2.SyscallFailure:
         """The kernel said no; absent: it is done."""
@@ -319,10 +358,11 @@ class MunlockResponse(_message.Message):
         *,
         failure: _operation_pb2.SyscallFailure | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -337,10 +377,13 @@ class TouchRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see the top of this file."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.TouchCall:
         """Arguments."""
@@ -351,10 +394,11 @@ class TouchRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.TouchCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,10 +414,13 @@ class TouchResponse(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     pages: _builtins.int
     """Pages accessed."""
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def failure(self) -> _operation_pb2.SyscallFailure:
         """A page fault found no memory."""
@@ -389,10 +436,11 @@ class TouchResponse(_message.Message):
         failure: _operation_pb2.SyscallFailure | None = ...,
         fault: _operation_pb2.Fault | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "fault", b"fault", "pages", b"pages", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "fault", b"fault", "machine_seq", b"machine_seq", "pages", b"pages", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "fault", b"fault", "machine_seq", b"machine_seq", "pages", b"pages", "result", b"result", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["pages", "failure", "fault"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -409,10 +457,13 @@ class ReadRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see the top of this file. A load faults pages in: it mutates."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.ReadCall:
         """Arguments."""
@@ -423,10 +474,11 @@ class ReadRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.ReadCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -442,10 +494,13 @@ class ReadResponse(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """The bytes."""
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def failure(self) -> _operation_pb2.SyscallFailure:
         """A page fault found no memory."""
@@ -461,10 +516,11 @@ class ReadResponse(_message.Message):
         failure: _operation_pb2.SyscallFailure | None = ...,
         fault: _operation_pb2.Fault | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "failure", b"failure", "fault", b"fault", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "failure", b"failure", "fault", b"fault", "machine_seq", b"machine_seq", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "failure", b"failure", "fault", b"fault", "machine_seq", b"machine_seq", "result", b"result", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["data", "failure", "fault"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -481,10 +537,13 @@ class WriteRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see the top of this file."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.WriteCall:
         """Arguments."""
@@ -495,10 +554,11 @@ class WriteRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.WriteCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -513,8 +573,11 @@ class WriteResponse(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def failure(self) -> _operation_pb2.SyscallFailure:
         """A page fault found no memory."""
@@ -529,10 +592,11 @@ class WriteResponse(_message.Message):
         failure: _operation_pb2.SyscallFailure | None = ...,
         fault: _operation_pb2.Fault | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "fault", b"fault", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "fault", b"fault", "machine_seq", b"machine_seq", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "fault", b"fault", "machine_seq", b"machine_seq", "result", b"result", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["failure", "fault"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

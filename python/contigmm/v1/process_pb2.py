@@ -26,7 +26,7 @@ from contigmm.v1 import operation_pb2 as contigmm_dot_v1_dot_operation__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63ontigmm/v1/process.proto\x12\x0b\x63ontigmm.v1\x1a\x1b\x63ontigmm/v1/operation.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc8\x01\n\x07Process\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12&\n\x04spec\x18\x04 \x01(\x0b\x32\x18.contigmm.v1.ProcessSpec\x12\x11\n\tvma_count\x18\x05 \x01(\r\x12\x16\n\x0erss_anon_bytes\x18\x06 \x01(\x04\x12\x16\n\x0erss_file_bytes\x18\x07 \x01(\x04\x12\x17\n\x0frss_shmem_bytes\x18\x08 \x01(\x04\x12\x12\n\nbackground\x18\t \x01(\x08\"b\n\x13SpawnProcessRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.contigmm.v1.ProcessSpec\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x8e\x01\n\x14SpawnProcessResponse\x12\'\n\x07process\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.ProcessH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x42\x08\n\x06result\"9\n\x12\x46orkProcessRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x8b\x01\n\x13\x46orkProcessResponse\x12%\n\x05\x63hild\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.ProcessH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x42\x08\n\x06result\"^\n\x12\x45xitProcessRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12#\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x15.contigmm.v1.ExitCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"*\n\x13\x45xitProcessResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\"$\n\x11GetProcessRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\"P\n\x12GetProcessResponse\x12%\n\x07process\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Process\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"N\n\x14ListProcessesRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x15ListProcessesResponse\x12\'\n\tprocesses\x18\x01 \x03(\x0b\x32\x14.contigmm.v1.Process\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\"$\n\x11RenewLeaseRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\">\n\x12RenewLeaseResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration2\xff\x03\n\x0eProcessService\x12S\n\x0cSpawnProcess\x12 .contigmm.v1.SpawnProcessRequest\x1a!.contigmm.v1.SpawnProcessResponse\x12P\n\x0b\x46orkProcess\x12\x1f.contigmm.v1.ForkProcessRequest\x1a .contigmm.v1.ForkProcessResponse\x12P\n\x0b\x45xitProcess\x12\x1f.contigmm.v1.ExitProcessRequest\x1a .contigmm.v1.ExitProcessResponse\x12M\n\nGetProcess\x12\x1e.contigmm.v1.GetProcessRequest\x1a\x1f.contigmm.v1.GetProcessResponse\x12V\n\rListProcesses\x12!.contigmm.v1.ListProcessesRequest\x1a\".contigmm.v1.ListProcessesResponse\x12M\n\nRenewLease\x12\x1e.contigmm.v1.RenewLeaseRequest\x1a\x1f.contigmm.v1.RenewLeaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63ontigmm/v1/process.proto\x12\x0b\x63ontigmm.v1\x1a\x1b\x63ontigmm/v1/operation.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc8\x01\n\x07Process\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12&\n\x04spec\x18\x04 \x01(\x0b\x32\x18.contigmm.v1.ProcessSpec\x12\x11\n\tvma_count\x18\x05 \x01(\r\x12\x16\n\x0erss_anon_bytes\x18\x06 \x01(\x04\x12\x16\n\x0erss_file_bytes\x18\x07 \x01(\x04\x12\x17\n\x0frss_shmem_bytes\x18\x08 \x01(\x04\x12\x12\n\nbackground\x18\t \x01(\x08\"x\n\x13SpawnProcessRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.contigmm.v1.ProcessSpec\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"\xa4\x01\n\x14SpawnProcessResponse\x12\'\n\x07process\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.ProcessH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x04 \x01(\tB\x08\n\x06result\"O\n\x12\x46orkProcessRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0cstate_digest\x18\x03 \x01(\x08\"\xa1\x01\n\x13\x46orkProcessResponse\x12%\n\x05\x63hild\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.ProcessH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.contigmm.v1.SyscallFailureH\x00\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x04 \x01(\tB\x08\n\x06result\"t\n\x12\x45xitProcessRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\x12#\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x15.contigmm.v1.ExitCall\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x14\n\x0cstate_digest\x18\x04 \x01(\x08\"@\n\x13\x45xitProcessResponse\x12\x13\n\x0bmachine_seq\x18\x01 \x01(\x04\x12\x14\n\x0cstate_digest\x18\x02 \x01(\t\"$\n\x11GetProcessRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\"P\n\x12GetProcessResponse\x12%\n\x07process\x18\x01 \x01(\x0b\x32\x14.contigmm.v1.Process\x12\x13\n\x0bmachine_seq\x18\x02 \x01(\x04\"N\n\x14ListProcessesRequest\x12\x0f\n\x07machine\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x15ListProcessesResponse\x12\'\n\tprocesses\x18\x01 \x03(\x0b\x32\x14.contigmm.v1.Process\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bmachine_seq\x18\x03 \x01(\x04\"$\n\x11RenewLeaseRequest\x12\x0f\n\x07process\x18\x01 \x01(\t\">\n\x12RenewLeaseResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration2\xff\x03\n\x0eProcessService\x12S\n\x0cSpawnProcess\x12 .contigmm.v1.SpawnProcessRequest\x1a!.contigmm.v1.SpawnProcessResponse\x12P\n\x0b\x46orkProcess\x12\x1f.contigmm.v1.ForkProcessRequest\x1a .contigmm.v1.ForkProcessResponse\x12P\n\x0b\x45xitProcess\x12\x1f.contigmm.v1.ExitProcessRequest\x1a .contigmm.v1.ExitProcessResponse\x12M\n\nGetProcess\x12\x1e.contigmm.v1.GetProcessRequest\x1a\x1f.contigmm.v1.GetProcessResponse\x12V\n\rListProcesses\x12!.contigmm.v1.ListProcessesRequest\x1a\".contigmm.v1.ListProcessesResponse\x12M\n\nRenewLease\x12\x1e.contigmm.v1.RenewLeaseRequest\x1a\x1f.contigmm.v1.RenewLeaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,29 +36,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROCESS']._serialized_start=104
   _globals['_PROCESS']._serialized_end=304
   _globals['_SPAWNPROCESSREQUEST']._serialized_start=306
-  _globals['_SPAWNPROCESSREQUEST']._serialized_end=404
-  _globals['_SPAWNPROCESSRESPONSE']._serialized_start=407
-  _globals['_SPAWNPROCESSRESPONSE']._serialized_end=549
-  _globals['_FORKPROCESSREQUEST']._serialized_start=551
-  _globals['_FORKPROCESSREQUEST']._serialized_end=608
-  _globals['_FORKPROCESSRESPONSE']._serialized_start=611
-  _globals['_FORKPROCESSRESPONSE']._serialized_end=750
-  _globals['_EXITPROCESSREQUEST']._serialized_start=752
-  _globals['_EXITPROCESSREQUEST']._serialized_end=846
-  _globals['_EXITPROCESSRESPONSE']._serialized_start=848
-  _globals['_EXITPROCESSRESPONSE']._serialized_end=890
-  _globals['_GETPROCESSREQUEST']._serialized_start=892
-  _globals['_GETPROCESSREQUEST']._serialized_end=928
-  _globals['_GETPROCESSRESPONSE']._serialized_start=930
-  _globals['_GETPROCESSRESPONSE']._serialized_end=1010
-  _globals['_LISTPROCESSESREQUEST']._serialized_start=1012
-  _globals['_LISTPROCESSESREQUEST']._serialized_end=1090
-  _globals['_LISTPROCESSESRESPONSE']._serialized_start=1092
-  _globals['_LISTPROCESSESRESPONSE']._serialized_end=1202
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1204
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1240
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1242
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1304
-  _globals['_PROCESSSERVICE']._serialized_start=1307
-  _globals['_PROCESSSERVICE']._serialized_end=1818
+  _globals['_SPAWNPROCESSREQUEST']._serialized_end=426
+  _globals['_SPAWNPROCESSRESPONSE']._serialized_start=429
+  _globals['_SPAWNPROCESSRESPONSE']._serialized_end=593
+  _globals['_FORKPROCESSREQUEST']._serialized_start=595
+  _globals['_FORKPROCESSREQUEST']._serialized_end=674
+  _globals['_FORKPROCESSRESPONSE']._serialized_start=677
+  _globals['_FORKPROCESSRESPONSE']._serialized_end=838
+  _globals['_EXITPROCESSREQUEST']._serialized_start=840
+  _globals['_EXITPROCESSREQUEST']._serialized_end=956
+  _globals['_EXITPROCESSRESPONSE']._serialized_start=958
+  _globals['_EXITPROCESSRESPONSE']._serialized_end=1022
+  _globals['_GETPROCESSREQUEST']._serialized_start=1024
+  _globals['_GETPROCESSREQUEST']._serialized_end=1060
+  _globals['_GETPROCESSRESPONSE']._serialized_start=1062
+  _globals['_GETPROCESSRESPONSE']._serialized_end=1142
+  _globals['_LISTPROCESSESREQUEST']._serialized_start=1144
+  _globals['_LISTPROCESSESREQUEST']._serialized_end=1222
+  _globals['_LISTPROCESSESRESPONSE']._serialized_start=1224
+  _globals['_LISTPROCESSESRESPONSE']._serialized_end=1334
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1336
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1372
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1374
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1436
+  _globals['_PROCESSSERVICE']._serialized_start=1439
+  _globals['_PROCESSSERVICE']._serialized_end=1950
 # @@protoc_insertion_point(module_scope)

@@ -89,10 +89,13 @@ class SpawnProcessRequest(_message.Message):
     MACHINE_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine: _builtins.str
     """Name of the machine: machines/M."""
     request_id: _builtins.str
     """Makes a retry harmless; see memory.proto."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def spec(self) -> _operation_pb2.ProcessSpec:
         """What to start."""
@@ -103,10 +106,11 @@ class SpawnProcessRequest(_message.Message):
         machine: _builtins.str = ...,
         spec: _operation_pb2.ProcessSpec | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine", "request_id", b"request_id", "spec", b"spec", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -121,8 +125,11 @@ class SpawnProcessResponse(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def process(self) -> Global___Process:
         """The process, with what took effect."""
@@ -137,10 +144,11 @@ class SpawnProcessResponse(_message.Message):
         process: Global___Process | None = ...,
         failure: _operation_pb2.SyscallFailure | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "process", b"process", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq", "process", b"process", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "machine_seq", b"machine_seq", "process", b"process", "result", b"result", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["process", "failure"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -156,19 +164,23 @@ class ForkProcessRequest(_message.Message):
 
     PROCESS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the parent: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see memory.proto."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     def __init__(
         self,
         *,
         process: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,8 +195,11 @@ class ForkProcessResponse(_message.Message):
     CHILD_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     @_builtins.property
     def child(self) -> Global___Process:
         """The child."""
@@ -199,10 +214,11 @@ class ForkProcessResponse(_message.Message):
         child: Global___Process | None = ...,
         failure: _operation_pb2.SyscallFailure | None = ...,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "failure", b"failure", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "failure", b"failure", "machine_seq", b"machine_seq", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "failure", b"failure", "machine_seq", b"machine_seq", "result", b"result", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["child", "failure"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -219,10 +235,13 @@ class ExitProcessRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Name of the process: machines/M/processes/P."""
     request_id: _builtins.str
     """Makes a retry harmless; see memory.proto."""
+    state_digest: _builtins.bool
+    """As in Batch of batch.proto."""
     @_builtins.property
     def call(self) -> _operation_pb2.ExitCall:
         """Arguments; absent: status 0."""
@@ -233,10 +252,11 @@ class ExitProcessRequest(_message.Message):
         process: _builtins.str = ...,
         call: _operation_pb2.ExitCall | None = ...,
         request_id: _builtins.str = ...,
+        state_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "process", b"process", "request_id", b"request_id", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -249,16 +269,20 @@ class ExitProcessResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MACHINE_SEQ_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
     machine_seq: _builtins.int
     """Position of the command in the machine's one order."""
+    state_digest: _builtins.str
+    """As in BatchAnswers of batch.proto."""
     def __init__(
         self,
         *,
         machine_seq: _builtins.int = ...,
+        state_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine_seq", b"machine_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine_seq", b"machine_seq", "state_digest", b"state_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Final
 
 import grpc.aio
 
@@ -15,13 +14,11 @@ from contigmm_server.doors import privileges
 from contigmm_server.doors.caller import CURRENT
 from contigmm_server.durable import kinds
 from contigmm_server.failures import ErrorReason, invalid
-from contigmm_server.hosted import Command, HostedMachine
+from contigmm_server.hosted import DIGEST_US, Command, HostedMachine
 from contigmm_server.lifetimes import Lifetime, Stream
 from contigmm_server.limits import Limits
 from contigmm_server.registry import Registry
 from contigmm_server.sessions import Session
-
-_DIGEST_US: Final = 1e9  # a walk through the machine: never on the event loop
 
 OperateContext = grpc.aio.ServicerContext[pb.OperateRequest, pb.OperateResponse]
 
@@ -215,7 +212,7 @@ class _Asked:
         length_us = codec.CALL_US * count
         self.cost_us = length_us if length_us >= SHORT_US else self.command.cost_us
         if digest:
-            self.cost_us += _DIGEST_US
+            self.cost_us += DIGEST_US
 
     @property
     def command(self) -> Command:

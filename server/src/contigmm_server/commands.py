@@ -109,7 +109,8 @@ class CommandQueue:
         """Wait until the machine is this caller's."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.add(CURRENT.get().tenant, operations, turn)
+        tenant = CURRENT.get().tenant
+        self._waiting.add(tenant, operations, turn)
         self.depth_max = max(self.depth_max, self.depth)
         if not self._busy:
             self._busy = True
@@ -119,7 +120,9 @@ class CommandQueue:
             await turn
             self.waits.add((time.perf_counter_ns() - began_ns) / 1e9)
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it was granted in the same moment
+            if turn.cancelled():
+                self._waiting.leave(tenant, operations, turn)
+            else:  # it was granted in the same moment
                 self._release()
             raise
 

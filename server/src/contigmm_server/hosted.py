@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -28,6 +28,8 @@ from contigmm_server.sessions import Sessions
 
 log = logging.getLogger("contigmm_server")
 
+DIGEST_US: Final = 1e9
+"""Judged cost of a digest, a walk through the machine: never on the event loop."""
 NO_LIFETIMES: Final[dict[int, Lifetime]] = {}
 
 R = TypeVar("R", bound=Message)
@@ -112,6 +114,7 @@ class HostedMachine:
         cost_us: float,
         operations: int = 1,
         asked: Callable[[], Sequence[Operation]] | None = None,
+        digest: bool = False,
     ) -> Soon[R]:
         """Give the answer of ``work``, or, for a request id seen before, the first answer again.
 
@@ -122,11 +125,14 @@ class HostedMachine:
             cost_us: How long that is judged to take.
             operations: How many those are.
             asked: Gives them, to be held against quotas; absent: they need none.
+            digest: The answer also tells the digest of the state that ``work`` leaves.
 
         Raises:
             ServiceError: RESOURCE_EXHAUSTED, INVALID_ARGUMENT, or what ``work`` raises.
         """
         tenant = CURRENT.get().tenant
+        if digest:
+            work, cost_us = partial(self._telling_state, work), cost_us + DIGEST_US
 
         def once() -> R:
             if request.request_id:
@@ -151,6 +157,11 @@ class HostedMachine:
         if self.journal is None:
             return self.queue.answer(once, cost_us=cost_us, operations=operations)
         return self._answer_lasting(once, cost_us, operations)
+
+    def _telling_state(self, work: Callable[[], R]) -> R:
+        response: Any = work()
+        response.state_digest = self.machine.digest()
+        return cast(R, response)
 
     async def _answer_lasting(self, once: Callable[[], R], cost_us: float, operations: int) -> R:
         """Give an answer, or a refusal, once all that it rests on lasts."""

@@ -204,7 +204,13 @@ class MachineService(machine_pb2_grpc.MachineServiceServicer):
             answer = hosted.execute_one(operation)
             return pb.AdvanceClockResponse(clock_ns=answer.value, machine_seq=answer.seq)
 
-        return hosted.answer_once(request, pb.AdvanceClockResponse, work, cost_us=_VIEW_US)
+        return hosted.answer_once(
+            request,
+            pb.AdvanceClockResponse,
+            work,
+            cost_us=_VIEW_US,
+            digest=request.state_digest,
+        )
 
     async def CheckMachine(
         self, request: pb.CheckMachineRequest, context: object

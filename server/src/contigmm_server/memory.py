@@ -36,6 +36,7 @@ class MemoryService(memory_pb2_grpc.MemoryServiceServicer):
             lambda: encode(hosted.execute_one(operation)),
             cost_us=codec.cost_of_one_us(operation),
             asked=lambda: (operation,),
+            digest=request.state_digest,
         )
 
     def Mmap(self, request: pb.MmapRequest, context: object) -> Soon[pb.MmapResponse]:

@@ -56,6 +56,7 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
             work,
             cost_us=codec.cost_us((operation,)),
             asked=lambda: (operation,),
+            digest=request.state_digest,
         )
 
     def ForkProcess(
@@ -78,6 +79,7 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
             work,
             cost_us=codec.cost_us((operation,)),
             asked=lambda: (operation,),
+            digest=request.state_digest,
         )
 
     def ExitProcess(
@@ -91,7 +93,11 @@ class ProcessService(process_pb2_grpc.ProcessServiceServicer):
             return pb.ExitProcessResponse(machine_seq=hosted.execute_one(operation).seq)
 
         return hosted.answer_once(
-            request, pb.ExitProcessResponse, work, cost_us=codec.cost_us((operation,))
+            request,
+            pb.ExitProcessResponse,
+            work,
+            cost_us=codec.cost_us((operation,)),
+            digest=request.state_digest,
         )
 
     async def GetProcess(

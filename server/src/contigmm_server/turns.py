@@ -50,6 +50,16 @@ class Turns:
         line.waiting.append((operations, turn))
         self._nr_waiting += 1
 
+    def leave(self, tenant: str, operations: int, turn: "asyncio.Future[None]") -> None:
+        """Take out a command whose caller has gone away, unless ``next`` has come upon it."""
+        line = self._lines.get(tenant)
+        if line is None or (operations, turn) not in line.waiting:
+            return
+        line.waiting.remove((operations, turn))
+        self._nr_waiting -= 1
+        if not line.waiting:
+            self._end(tenant)
+
     def next(self) -> "asyncio.Future[None] | None":
         """Take out the next turn that is still waited for; none: the machine is idle."""
         lines = self._lines
@@ -62,13 +72,15 @@ class Turns:
                 self._virtual = line.start
                 line.start += operations
             if not line.waiting:
-                del lines[tenant]
-                self._ended[tenant] = line.start
+                self._end(tenant)
             if not turn.done():
                 return turn
         self._ended.clear()
         self._virtual = 0
         return None
+
+    def _end(self, tenant: str) -> None:
+        self._ended[tenant] = self._lines.pop(tenant).start
 
     def _start(self, tenant: str) -> int:
         return self._lines[tenant].start
