@@ -25,7 +25,9 @@ pytestmark = pytest.mark.skipif(not CAPTURES, reason=f"recorded captures are not
 
 #: Every fourth of 27, so that each phase is met; `scripts/soak captures` asks for all.
 many_captures = pytest.mark.parametrize(
-    "path", CAPTURES[:: 1 if "CONTIGMM_ALL_CAPTURES" in os.environ else 4], ids=lambda path: path.name[:8]
+    "path",
+    CAPTURES[:: 1 if "CONTIGMM_ALL_CAPTURES" in os.environ else 4],
+    ids=lambda path: path.name[:8],
 )
 #: Reading classes frame by frame takes the decoder seconds: one capture of each phase.
 some_captures = pytest.mark.parametrize("path", CAPTURES[::8], ids=lambda path: path.name[:8])

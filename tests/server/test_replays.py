@@ -6,7 +6,6 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from asking import raw
 
 from contigmm.bench.rpc import kmem_events
 from contigmm.client import exchanges
