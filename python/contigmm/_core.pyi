@@ -188,11 +188,10 @@ class Memory:
             CoreError: EINVAL, no such CPU.
         """
 
-    def set_min_watermarks(self, marks: list[int]) -> None:
-        """Set the min watermark of each zone, zones as in :meth:`zones`.
+    def set_khugepaged(self, on: bool) -> None:
+        """Start or stop khugepaged, as enabling or disabling huge pages of the PMD's size does.
 
-        Raises:
-            ValueError: there are not as many marks as zones.
+        That sets ``min_free_kbytes`` anew; watermarks and the limits of per-CPU lists follow.
         """
 
     def set_direct_reclaim(self, on: bool) -> None:

@@ -19,7 +19,7 @@ def used(length=1):
     return UsedRuns(start, nr, kind, zeros, zeros, np.ones(len(start), bool))
 
 
-def drawn(count, seed=0, length=1):
+def drawn(count, seed=0, length=1, types=None):
     zone = ZoneDescription(
         node=0,
         name="Normal",
@@ -29,7 +29,8 @@ def drawn(count, seed=0, length=1):
         managed=8192,
         pcp=(PcpDescription(count=count, high=count, batch=63),),
     )
-    types = np.full(16, MigrateType.MOVABLE, np.uint8)
+    if types is None:
+        types = np.full(16, MigrateType.MOVABLE, np.uint8)
     return draw_pcp(used(length), (zone,), types, np.random.default_rng(seed))
 
 
@@ -61,3 +62,34 @@ def test_neighbours_are_on_the_list_together_the_lowest_last():
     ups = np.diff(pcp.pfn.astype(np.int64))
     assert (ups == -1).sum() == 402 - len(runs)
     assert (pcp.pfn[:8] != drawn(402, seed=1, length=4)[0].pfn[:8]).any()
+
+
+def test_a_part_of_the_kernels_blank_frames_is_on_lists_and_not_most_of_what_they_hold():
+    types = np.full(16, MigrateType.MOVABLE, np.uint8)
+    types[:4] = MigrateType.UNMOVABLE  # half of the single frames
+    half = len(SINGLES) // 2
+    pcp, _ = drawn(300, types=types)
+    assert (pcp.pfn < 4 * 512).sum() == int(0.4 * half)
+    few, _ = drawn(40, types=types)
+    assert (few.pfn < 4 * 512).sum() == 20
+
+
+def test_single_blank_frames_are_drawn_less_often_than_runs():
+    start = np.arange(0, 4096, 8)
+    nr = np.where(np.arange(len(start)) % 2, 1, 4)
+    kind = np.full(len(start), PageClass.KERNEL, np.uint8)
+    zeros = np.zeros(len(start), np.uint8)
+    rows = UsedRuns(start, nr, kind, zeros, zeros, np.ones(len(start), bool))
+    zone = ZoneDescription(
+        node=0,
+        name="Normal",
+        start_pfn=0,
+        spanned=8192,
+        present=8192,
+        managed=8192,
+        pcp=(PcpDescription(count=640, high=640, batch=63),),
+    )
+    types = np.full(16, MigrateType.MOVABLE, np.uint8)
+    pcp, _ = draw_pcp(rows, (zone,), types, np.random.default_rng(3))
+    single = np.isin(pcp.pfn, start[nr == 1]).sum()
+    assert single / (nr == 1).sum() < 0.8 * (640 - single) / nr[nr == 4].sum()

@@ -47,7 +47,7 @@ def test_each_second_a_list_gives_back_an_eighth_of_its_limit():
     assert later == min(count, lowered)
 
 
-def kept_after_exhaustion(*, by_frames):
+def kept_after_exhaustion(*, by_frames, kind="GFP_TRANSHUGE_LIGHT"):
     """Take all folios while single frames are left; return what lists keep of them, and all.
 
     Before them a few single frames are given back, too few to fill a list to ``high_min``.
@@ -64,7 +64,7 @@ def kept_after_exhaustion(*, by_frames):
     for _ in range(20):
         memory.decay_pcp()
     memory.alloc_batch(3500, order=0, gfp=light)
-    folios = memory.alloc_batch(1 << 16, order=ORDER, gfp=light)
+    folios = memory.alloc_batch(1 << 16, order=ORDER, gfp=GFP[kind])
     for pages, order in ((own, 0), (folios, ORDER)):
         memory.free_batch(pages, order=order)
     return int(memory.pcp_frames()[0, 0, :, ORDER].sum()), len(folios) << ORDER
@@ -75,6 +75,12 @@ def test_where_only_frames_count_a_zone_out_of_folios_keeps_them_on_its_lists_af
     assert given > 30_000
     assert kept > given * 9 // 10
     kept, given = kept_after_exhaustion(by_frames=False)
+    assert kept < given // 2
+
+
+def test_where_only_frames_count_a_want_of_folios_counts_if_the_request_may_reclaim():
+    kept, given = kept_after_exhaustion(by_frames=True, kind="GFP_TRANSHUGE")
+    assert given > 30_000
     assert kept < given // 2
 
 

@@ -19,21 +19,21 @@ def boot(**zone) -> Memory:
 
 def test_a_pool_grows_range_by_range_and_is_emptied_again():
     memory = boot()
-    assert fill_gigantic(memory, KIB_16M, 2) == 2
-    assert fill_gigantic(memory, KIB_16M, 9) == 4, "64 MiB have four aligned ranges of 16 MiB"
+    assert fill_gigantic(memory, KIB_16M, 2, 0) == 2
+    assert fill_gigantic(memory, KIB_16M, 9, 0) == 4, "64 MiB have four aligned ranges of 16 MiB"
     assert PageClass.HUGETLB not in set(np.unique(memory.frame_classes()))
     memory.check()
 
 
 def test_a_reserved_frame_spoils_its_range_only():
     memory = boot(reserved=[[5000, 1]])
-    assert fill_gigantic(memory, KIB_16M, 9) == 3
+    assert fill_gigantic(memory, KIB_16M, 9, 0) == 3
 
 
 def test_pages_of_the_kernel_spoil_their_ranges():
     memory = boot()
     memory.alloc_batch(9000, order=0, gfp=0xCC0)  # GFP_KERNEL
-    assert fill_gigantic(memory, KIB_16M, 4) == 1
+    assert fill_gigantic(memory, KIB_16M, 4, 0) == 1
     memory.check()
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from contigmm.cli import main
 from contigmm.hosts import SourceError, read
-from contigmm.validate.floor import fit, share_of
-from contigmm.validate.supply import FloorShare, closed_form, step_evidence, validate_record
+from contigmm.validate.khugepaged import with_size_enabled
+from contigmm.validate.supply import closed_form, step_evidence, validate_record
 from contigmm.validate.supply_report import error_lines, supply_report
 
 DATA = Path(__file__).parents[1] / "data"
@@ -57,7 +57,7 @@ def record(tmp_path):
 
 
 def rows_of(path):
-    return [row.to_json() for row in validate_record(path, share=FloorShare())]
+    return [row.to_json() for row in validate_record(path)]
 
 
 def test_forecasts_are_near_the_arithmetic_where_nothing_else_runs(record):
@@ -70,7 +70,7 @@ def test_forecasts_are_near_the_arithmetic_where_nothing_else_runs(record):
 
 
 def test_each_forecast_has_an_interval_and_stands_beside_three_others(record):
-    rows = [row.to_json() for row in validate_record(record, share=FloorShare(), draws=3)]
+    rows = [row.to_json() for row in validate_record(record, draws=3)]
     for row in rows:
         for name in ("from_step", "from_snapshot"):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
@@ -85,9 +85,7 @@ def test_each_forecast_has_an_interval_and_stands_beside_three_others(record):
 def test_processes_that_share_the_records_do_not_change_the_report(record, tmp_path):
     other = tmp_path / "other.truth.json"
     other.write_text(json.dumps(json.loads(record.read_text()) | {"name": "other"}))
-    reports = [
-        supply_report([record, other], share=None, draws=1, seed=0, jobs=jobs) for jobs in (1, 2)
-    ]
+    reports = [supply_report([record, other], draws=1, seed=0, jobs=jobs) for jobs in (1, 2)]
     assert reports[0] == reports[1]
     assert [row["record"] for row in reports[0]["steps"]] == ["small"] * 3 + ["other"] * 3
 
@@ -114,43 +112,15 @@ def test_outcomes_are_compared_and_never_used(record):
     assert told == blind
 
 
-def test_a_floor_share_below_one_lets_small_folios_go_deeper():
+def test_small_folios_go_deeper_because_khugepaged_does_not_raise_the_marks():
     evidence = read(f"file:{DATA / 'fragmented.snap.tar.xz'}")
     told = {f"{node}/{name}": row for (node, name), row in evidence.buddyinfo.items()}
-    whole, part = (closed_form(told, evidence.zones, 1, FloorShare(share)) for share in (1.0, 0.29))
-    assert part >= whole
-    assert FloorShare(0.29).of(9) == 1.0
-
-
-@pytest.mark.parametrize("order", [2, 4, 8])
-def test_a_fitted_share_explains_the_outcomes_it_was_fitted_on(record, order):
-    body = json.loads(record.read_text())
-    body["measured"] = [body["measured"][0] | {"order": order}]
-    evidence = step_evidence(
-        read(f"file:{DATA / 'fragmented.snap.tar.xz'}"), body["measured"][0]["before"], origin=""
-    )
-    told = {f"{node}/{name}": row for (node, name), row in evidence.buddyinfo.items()}
-    delivered = min(closed_form(told, evidence.zones, order, FloorShare(0.4)), 5000)
-    body["measured"][0]["result"] = {"success": delivered}
-    record.write_text(json.dumps(body))
-    fitted = closed_form(told, evidence.zones, order, fit(record))
-    assert min(fitted, 5000) == delivered
-
-
-def test_a_record_without_outcomes_fits_nothing(record):
-    with pytest.raises(ValueError, match="no never-step of orders 2 to 8"):
-        fit(record)
-
-
-def test_a_kernel_has_its_own_share_and_a_named_one_wins(record):
-    body = json.loads(record.read_text()) | {"kernel": "6.18.44-fc-v669"}
-    record.write_text(json.dumps(body | {"measured": []}))
-    shares = [
-        supply_report([record], share=share, draws=1, seed=0)["min_share_below_pmd"]["small"]
-        for share in (None, FloorShare(0.5))
-    ]
-    assert shares == [0.29, 0.5]
-    assert share_of("6.12.0") == FloorShare(1.0)
+    small, large = (with_size_enabled(evidence, order) for order in (8, 9))
+    for low, high in zip(small.zones, large.zones, strict=True):
+        assert low.watermark_min < high.watermark_min
+        assert low.pcp[0].high_min < high.pcp[0].high_min
+        assert low.protection == high.protection
+    assert closed_form(told, small.zones, 1) > closed_form(told, large.zones, 1)
 
 
 def test_the_command_line_prints_the_schema(record, capfd):

@@ -9,8 +9,6 @@ from typing import Annotated, Final
 
 import typer
 
-from contigmm.cli.failures import UNUSABLE, CommandError
-
 app: Final = typer.Typer(no_args_is_help=True, help="Compare with what real kernels did.")
 
 
@@ -56,16 +54,6 @@ def supply(
         list[Path], typer.Argument(metavar="RECORD...", help="NAME.truth.json, snapshots beside.")
     ],
     *,
-    min_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SHARE",
-            help="Part of the min watermark that binds folios below 2 MiB; default: what was "
-            "fitted for the record's kernel, else all of it, as v6.12 has it.",
-        ),
-    ] = None,
     draws: Annotated[
         int, typer.Option(min=1, max=1000, help="How often to draw what is not told.")
     ] = 20,
@@ -79,31 +67,13 @@ def supply(
 ) -> None:
     """Forecast how many folios of each order a real machine delivered, from its free lists."""
     from contigmm.validate.gigantic import chance_lines
-    from contigmm.validate.supply import FloorShare
     from contigmm.validate.supply_report import dumps, error_lines, supply_report
 
-    share = None if min_share is None else FloorShare(min_share)
-    report = supply_report(
-        records, share=share, draws=draws, room_draws=room_draws, seed=seed, jobs=jobs
-    )
+    report = supply_report(records, draws=draws, room_draws=room_draws, seed=seed, jobs=jobs)
     if as_json:
         print(dumps(report, version=version("contigmm")))
     for line in [*error_lines(report["steps"]), *chance_lines(report["gigantic_score"])]:
         print(line, file=sys.stderr if as_json else sys.stdout)
-
-
-@app.command("fit-floor")
-def fit_floor(
-    record: Annotated[Path, typer.Argument(metavar="RECORD", help="NAME.truth.json.")],
-) -> None:
-    """Find which part of the min watermark binds small folios on a record's kernel."""
-    from contigmm.validate.floor import fit
-
-    try:
-        share = fit(record)
-    except ValueError as error:
-        raise CommandError(str(error), status=UNUSABLE) from error
-    print(f"{share.below_pmd:.2f} of the min watermark binds folios of orders 2 to 8")
 
 
 @app.command("replay")

@@ -1,10 +1,10 @@
 """Pages on per-CPU lists: /proc/zoneinfo tells how many; which frames they are is drawn.
 
 Such pages show no flag at all, like other kernel pages without a type, so they are drawn from the
-blank ones: a few from pageblocks of the kernel's types, the others from Movable ones, where the
-kernel's own pages seldom lie. A run of neighbours was mostly freed together, so runs are drawn, not
-frames. Long ones are the kernel's buffers rather than pages that were freed one by one, and come
-last.
+blank ones: a part of those in pageblocks of the kernel's types, the others from Movable ones, where
+the kernel's own pages seldom lie. A run of neighbours was mostly freed together, so runs are drawn,
+not frames. Long ones are the kernel's buffers rather than pages that were freed one by one, and
+come last; a single one is more often a page of the kernel's than one of a run is.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ _PCP_TYPES = (MigrateType.UNMOVABLE, MigrateType.MOVABLE, MigrateType.RECLAIMABL
 _PINNED = (MigrateType.UNMOVABLE, MigrateType.RECLAIMABLE)
 #: Runs of so many blank frames are taken for buffers as long as others are left.
 _LONG_RUN = 64
+#: The part of the blank frames in pageblocks of a kernel type that are on lists, and the most that
+#: they make up of what lists hold: medians of what left the lists of recorded machines that were
+#: drained later (docs/supply.md).
+_PART_LISTED = {MigrateType.UNMOVABLE: 0.4, MigrateType.RECLAIMABLE: 0.9}
+_MOST_OF_LISTS = {MigrateType.UNMOVABLE: 0.5, MigrateType.RECLAIMABLE: 0.25}
+#: How likely a single blank frame is drawn beside a run.
+_WEIGHT_OF_SINGLES = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +97,8 @@ def _draw_zone(
     movable = types[block] == MigrateType.MOVABLE
     number, count = np.unique(block[movable], return_counts=True)
     whole = number[count == PAGEBLOCK_NR_PAGES]
-    room = sum(pcp.count // PAGEBLOCK_NR_PAGES for pcp in zone.pcp)
+    wanted = [pcp.count for pcp in zone.pcp]
+    room = sum(count // PAGEBLOCK_NR_PAGES for count in wanted)
     whole = rng.permutation(whole)[: room if len(whole) <= room else 0]
     single = frames[~np.isin(block, whole)]
     length = _run_lengths(single)
@@ -100,13 +108,14 @@ def _draw_zone(
     piles = [single[(kinds == kind) & ~is_long] for kind in _PCP_TYPES]
     piles[MigrateType.MOVABLE] = single[~np.isin(kinds, _PINNED) & ~is_long]
     piles.append(single[is_long])
+    parts = _kernel_parts(piles, sum(wanted))
     big = whole.tolist()
     pfn, order, cpu = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
     for number_of_cpu, pcp in enumerate(zone.pcp):
         left = pcp.count
         heads = [big.pop() for _ in range(min(len(big), left // PAGEBLOCK_NR_PAGES))]
         left -= len(heads) * PAGEBLOCK_NR_PAGES
-        mine = _take(piles, left, pcp.batch)
+        mine = _take(piles, left, {kind: int(part * left) for kind, part in parts.items()})
         pfn += [np.array(heads, np.int64) << PAGEBLOCK_ORDER, mine]
         order += [np.full(len(heads), PAGEBLOCK_ORDER, np.uint8), np.zeros(len(mine), np.uint8)]
         cpu.append(np.full(len(heads) + len(mine), number_of_cpu))
@@ -119,7 +128,8 @@ def _run_by_run(frames: I64, rng: np.random.Generator) -> I64:
     Neighbours were mostly freed together, the lowest first, so that it stands last on its list.
     """
     run = np.cumsum(np.append(True, np.diff(frames) != 1)[: len(frames)]) - 1
-    place = rng.permutation(int(run[-1]) + 1 if len(run) else 0)
+    length = np.bincount(run)
+    place = rng.random(len(length)) / np.where(length == 1, _WEIGHT_OF_SINGLES, 1.0)
     drawn: I64 = np.lexsort((-frames, place[run]))
     return drawn
 
@@ -132,22 +142,26 @@ def _run_lengths(frames: I64) -> I64:
     return lengths
 
 
-def _take(piles: list[I64], wanted: int, batch: int) -> I64:
-    """Take one CPU's pages off the piles: a few of the kernel's types, the rest Movable.
+def _kernel_parts(piles: list[I64], wanted: int) -> dict[int, float]:
+    """Return what part of all that lists hold comes from pageblocks of each kernel type."""
+    parts: dict[int, float] = {}
+    for kind, part in _PART_LISTED.items():
+        listed = min(part * len(piles[kind]), _MOST_OF_LISTS[kind] * wanted)
+        parts[kind] = listed / wanted if wanted else 0.0
+    return parts
 
-    A list that is in use was refilled by a batch not long ago (mm/page_alloc.c:rmqueue_bulk(),
-    v6.12); the lists that grow long are those of processes' pages.
+
+def _take(piles: list[I64], wanted: int, shares: dict[int, int]) -> I64:
+    """Take one CPU's pages off the piles: its shares of the kernel's types, the rest Movable.
+
+    What Movable ones lack comes from the kernel's, and from long runs last.
     """
-    few = min(batch, wanted // 4)
-    shares: dict[int, int] = {
-        MigrateType.UNMOVABLE: few,
-        MigrateType.RECLAIMABLE: few // 2,
-        MigrateType.MOVABLE: wanted,
-    }
     got: list[I64] = []
     left = wanted
-    for kind in (*shares, MigrateType.UNMOVABLE, MigrateType.RECLAIMABLE, len(_PCP_TYPES)):
-        taken = piles[kind][: min(shares[kind] if len(got) < len(shares) else left, left)]
+    kernel = [MigrateType.UNMOVABLE, MigrateType.RECLAIMABLE]
+    for kind in (*kernel, MigrateType.MOVABLE, *kernel, len(_PCP_TYPES)):
+        most = shares.get(kind, wanted) if len(got) < len(kernel) else left
+        taken = piles[kind][: min(most, left)]
         piles[kind] = piles[kind][len(taken) :]
         got.append(taken)
         left -= len(taken)

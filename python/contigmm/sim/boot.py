@@ -39,7 +39,9 @@ def core_spec(
     if settings.get("background_reclaim"):
         proactiveness = int(settings.get("compaction_proactiveness", _PROACTIVENESS))
         spec["background"] = {"proactiveness": proactiveness}
-    pcp = _pcp_rules(description.kernel)
+    pcp: dict[str, Any] = dict(_pcp_rules(description.kernel))
+    if settings.get("percpu_pagelist_high_fraction"):
+        pcp["high_fraction"] = int(settings["percpu_pagelist_high_fraction"])
     if pcp:
         spec["pcp"] = pcp
     if costs:

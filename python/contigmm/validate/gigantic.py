@@ -18,17 +18,17 @@ GIGANTIC_GFP: Final = GFP["GFP_HIGHUSER"] | GFP["__GFP_COMP"] | GFP["__GFP_THISN
 _PAGE_KIB: Final = 4
 
 
-def fill_gigantic(memory: Memory, kib: int, asked: int) -> int:
+def fill_gigantic(memory: Memory, kib: int, asked: int, cpu: int) -> int:
     """Grow a pool of pages of ``kib`` KiB until one is refused; empty it again."""
     nr = kib // _PAGE_KIB
     pool: list[int] = []
     while len(pool) < asked:
         try:
-            pool.append(memory.alloc_contig_pages(nr=nr, gfp=GIGANTIC_GFP))
+            pool.append(memory.alloc_contig_pages(nr=nr, gfp=GIGANTIC_GFP, cpu=cpu))
         except CoreError:
             break
     for first in pool:
-        memory.free_batch(np.arange(first, first + nr, dtype=np.uint32), order=0)
+        memory.free_batch(np.arange(first, first + nr, dtype=np.uint32), order=0, cpu=cpu)
     return len(pool)
 
 

@@ -28,7 +28,14 @@ from contigmm.phys import Memory
 from contigmm.phys.free_lists import suitable_blocks
 from contigmm.phys.gfp import GFP
 from contigmm.sim.boot import boot_memory
-from contigmm.validate.supply_gap import PAGE_GFP, RECORDER, code_snapshot, draw_cpus
+from contigmm.validate.khugepaged import PMD_ORDER, enable_size, with_size_enabled
+from contigmm.validate.supply_gap import (
+    PAGE_GFP,
+    RECORDER,
+    code_snapshot,
+    draw_cpus,
+    recorders_cpu,
+)
 from contigmm.validate.supply_lists import ToldLists, match_cpus, scale_lists, told_totals
 
 FORMAT: Final = "contig-truth/1"
@@ -36,26 +43,10 @@ FORMAT: Final = "contig-truth/1"
 FOLIO_GFP: Final = GFP["GFP_TRANSHUGE_LIGHT"]
 #: Page tables: include/asm-generic/pgalloc.h (``GFP_PGTABLE_USER``), v6.12.
 TABLE_GFP: Final = GFP["GFP_KERNEL"] | GFP["__GFP_ZERO"] | GFP["__GFP_ACCOUNT"]
-_PMD_ORDER: Final = 9
 #: What the probing program notes of each folio: two times and a frame.
 _WORD_ARRAYS: Final = 3
 #: ``lowmem_reserve`` column of a movable request.
 _MOVABLE_ZONE: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class FloorShare:
-    """Which part of the min watermark binds folios below the PMD's size.
-
-    The 6.12 source says all of it; a kernel that behaves otherwise has its own share, fitted on
-    one of its records (docs/fidelity.md).
-    """
-
-    below_pmd: float = 1.0
-
-    def of(self, order: int) -> float:
-        """Return the share for folios of this order."""
-        return 1.0 if order >= _PMD_ORDER else self.below_pmd
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +123,7 @@ class SnapshotRun:
     on_lists: tuple[npt.NDArray[np.int64], ...]
 
 
-def validate_record(
-    path: Path, *, share: FloorShare, draws: int = 1, seed: int = 0
-) -> Iterator[StepForecast]:
+def validate_record(path: Path, *, draws: int = 1, seed: int = 0) -> Iterator[StepForecast]:
     """Forecast every never-step of one record.
 
     Raises:
@@ -149,14 +138,14 @@ def validate_record(
     ]
     asks = [Ask(int(step["order"]), int(step["max"])) for _, step in steps]
     builder = Builder(snapshot)
-    runs = [_run_from_snapshot(builder, snapshot, asks, share, seed=seed + n) for n in range(draws)]
-    lists = ToldLists.of(snapshot)
-    blind_machine = lists.boot_type_blind()
-    blind = [_probe_above(blind_machine, ask, share) for ask in asks]
+    runs = [_run_from_snapshot(builder, snapshot, asks, seed=seed + n) for n in range(draws)]
+    limited = {ask.order: with_size_enabled(snapshot, ask.order) for ask in asks}
     first = _named(snapshot)
     for at, (index, step) in enumerate(steps):
-        before = step_evidence(snapshot, step["before"], origin=f"{path}:measured[{index}]")
-        ask, told, here = asks[at], _named(before), ToldLists.of(before)
+        ask = asks[at]
+        start = limited[ask.order]
+        before = step_evidence(start, step["before"], origin=f"{path}:measured[{index}]")
+        told, here = _named(before), ToldLists.of(before)
         yield StepForecast(
             record=str(record.get("name", path.name)),
             index=index,
@@ -164,17 +153,14 @@ def validate_record(
             delivered=step.get("result", {}).get("success"),
             from_step=Drawn(
                 tuple(
-                    _run_from_step(here, run, at, ask, share, seed=seed + n)
-                    for n, run in enumerate(runs)
+                    _run_from_step(here, run, at, ask, seed=seed + n) for n, run in enumerate(runs)
                 )
             ),
             from_snapshot=Drawn(tuple(run.got[at] for run in runs)),
-            closed_form_step=min(closed_form(told, before.zones, ask.order, share), ask.limit),
-            closed_form_snapshot=min(
-                closed_form(first, snapshot.zones, ask.order, share), ask.limit
-            ),
-            type_blind_step=_probe_above(here.boot_type_blind(), ask, share),
-            type_blind_snapshot=blind[at],
+            closed_form_step=min(closed_form(told, before.zones, ask.order), ask.limit),
+            closed_form_snapshot=min(closed_form(first, start.zones, ask.order), ask.limit),
+            type_blind_step=probe(here.boot_type_blind(), ask),
+            type_blind_snapshot=probe(ToldLists.of(start).boot_type_blind(), ask),
             no_op=sum(sum(counts[ask.order :]) for counts in told.values()),
         )
 
@@ -184,26 +170,25 @@ def _named(evidence: Evidence) -> dict[str, list[int]]:
 
 
 def _run_from_snapshot(
-    builder: Builder, snapshot: Evidence, asks: Sequence[Ask], share: FloorShare, *, seed: int
+    builder: Builder, snapshot: Evidence, asks: Sequence[Ask], *, seed: int
 ) -> SnapshotRun:
     """Run the requests of all steps, one after the other, on one machine."""
     memory = boot_memory(builder.build(seed=seed), seed=seed, cpus=None, costs=False)
     memory.set_direct_reclaim(False)
     rng = stream(seed, Subject.BETWEEN)
-    marks = _min_marks(memory)
-    clock = code_snapshot(memory, snapshot, rng)
+    recorder = recorders_cpu(snapshot, memory.nr_cpus(), rng)
+    clock = code_snapshot(memory, snapshot, rng, cpu=recorder)
     got, on_lists = [], []
-    cpus = tuple(draw_cpus(len(asks), memory.nr_cpus(), rng))
+    cpus = tuple(draw_cpus(len(asks), memory.nr_cpus(), rng, first=recorder))
     for ask, cpu in zip(asks, cpus, strict=True):
         on_lists.append(memory.pcp_frames().astype(np.int64))
-        got.append(_probe_above(memory, ask, share, cpu=cpu, marks=marks))
+        enable_size(memory, ask.order)
+        got.append(probe(memory, ask, cpu=cpu))
         clock.pass_by(RECORDER.seconds_a_step)
     return SnapshotRun(tuple(got), cpus, tuple(on_lists))
 
 
-def _run_from_step(
-    lists: ToldLists, run: SnapshotRun, at: int, ask: Ask, share: FloorShare, *, seed: int
-) -> int:
+def _run_from_step(lists: ToldLists, run: SnapshotRun, at: int, ask: Ask, *, seed: int) -> int:
     """Run one step's request on its own lists; what their totals consist of is as in a run."""
     totals = told_totals(lists.evidence)
     zones = lists.evidence.zones
@@ -214,24 +199,6 @@ def _run_from_step(
     memory = lists.boot(content, seed=seed)
     largest = max(range(len(zones)), key=lambda number: zones[number].managed)
     cpu = match_cpus(run.on_lists[at][largest], totals[zones[largest].key])[run.cpus[at]]
-    return _probe_above(memory, ask, share, cpu=cpu)
-
-
-def _min_marks(memory: Memory) -> list[int]:
-    return [int(zone["watermark_min"]) for zone in memory.zones()]
-
-
-def _probe_above(
-    memory: Memory,
-    ask: Ask,
-    share: FloorShare,
-    *,
-    cpu: int = 0,
-    marks: Sequence[int] | None = None,
-) -> int:
-    """Run a step's requests above the floor that holds for their order."""
-    marks = _min_marks(memory) if marks is None else marks
-    memory.set_min_watermarks([int(mark * share.of(ask.order)) for mark in marks])
     return probe(memory, ask, cpu=cpu)
 
 
@@ -273,7 +240,7 @@ def step_evidence(snapshot: Evidence, before: dict[str, Any], *, origin: str) ->
         zones = tuple(_zone_before(zone, before) for zone in snapshot.zones)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"its reading is malformed: {error!r}.", name=origin) from error
-    types = PageTypeInfo(_PMD_ORDER, free, blocks, frozenset())
+    types = PageTypeInfo(PMD_ORDER, free, blocks, frozenset())
     return replace(
         snapshot, origin=origin, zones=zones, buddyinfo=buddy, types=(types,), page_flags=None
     )
@@ -298,7 +265,7 @@ def probe(memory: Memory, ask: Ask, *, cpu: int = 0) -> int:
     The program first writes to three arrays with a word for each folio that it may get. Each 2 MiB
     of address space needs a page table: mm/memory.c:do_anonymous_page(), v6.12.
     """
-    a_table = 1 << max(0, _PMD_ORDER - ask.order)
+    a_table = 1 << max(0, PMD_ORDER - ask.order)
     words = _WORD_ARRAYS * 8 * ask.limit // PAGE_SIZE
     own = memory.alloc_batch(words, order=0, gfp=PAGE_GFP, cpu=cpu)
     tables, folios = [], []
@@ -322,7 +289,6 @@ def closed_form(
     counts: dict[str, list[int]],
     zones: Sequence[ZoneDescription],
     order: int,
-    share: FloorShare,
 ) -> int:
     """Return what the free lists alone allow: per zone, carvable blocks or frames above the floor.
 
@@ -332,7 +298,7 @@ def closed_form(
     for zone in zones:
         row: npt.NDArray[np.uint64] = np.array(counts.get(zone.key, [0] * 11), np.uint64)
         reserve = (zone.protection or (0, 0, 0, 0))[_MOVABLE_ZONE]
-        floor = (zone.watermark_min or 0) * share.of(order) + zone.watermark_boost + reserve
+        floor = (zone.watermark_min or 0) + zone.watermark_boost + reserve
         spare = int((suitable_blocks(row, 0) - floor) // (1 << order))
         total += max(0, min(suitable_blocks(row, order), spare))
     return total

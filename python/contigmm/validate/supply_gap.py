@@ -74,13 +74,17 @@ class Seconds:
                 self.memory.decay_pcp(cpu=cpu)
 
 
-def code_snapshot(memory: Memory, snapshot: Evidence, rng: np.random.Generator) -> Seconds:
-    """Do what the recorder does with a snapshot before the first step; return the clock."""
+def code_snapshot(
+    memory: Memory, snapshot: Evidence, rng: np.random.Generator, *, cpu: int
+) -> Seconds:
+    """Do what the recorder, on this CPU, does with a snapshot before the next step.
+
+    Returns the clock.
+    """
     clock = Seconds(memory, float(rng.random()))
     flags, scan = snapshot.page_flags, snapshot.scan
     if flags is None or scan is None:
         return clock
-    cpu = recorders_cpu(snapshot, memory.nr_cpus(), rng)
     scanned = float(scan.t_ns[-1] - scan.begun_ns) / _NS
     spread = float(np.exp(rng.normal(0, RECORDER.seconds_sigma)))
     phase = scanned * RECORDER.seconds_a_scanned_second * spread / _PHASES
@@ -103,13 +107,16 @@ def code_snapshot(memory: Memory, snapshot: Evidence, rng: np.random.Generator) 
     return clock
 
 
-def draw_cpus(nr: int, nr_cpus: int, rng: np.random.Generator) -> list[int]:
-    """Draw on which CPU each of so many programs runs: mostly where the one before it did."""
-    cpus: list[int] = []
+def draw_cpus(nr: int, nr_cpus: int, rng: np.random.Generator, *, first: int) -> list[int]:
+    """Draw on which CPU each of so many programs runs: mostly where the one before it did.
+
+    ``first`` is where the recorder that starts them ran.
+    """
+    cpus = [first]
     for _ in range(nr):
-        stays = cpus and rng.random() >= RECORDER.moves
+        stays = rng.random() >= RECORDER.moves
         cpus.append(cpus[-1] if stays else int(rng.integers(nr_cpus)))
-    return cpus
+    return cpus[1:]
 
 
 def recorders_cpu(snapshot: Evidence, nr_cpus: int, rng: np.random.Generator) -> int:

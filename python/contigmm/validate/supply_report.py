@@ -10,10 +10,9 @@ from pathlib import Path
 from statistics import fmean, median, quantiles
 from typing import Any, Final
 
-from contigmm.validate.floor import share_of
 from contigmm.validate.gigantic import brier
 from contigmm.validate.room_report import room_rows
-from contigmm.validate.supply import FloorShare, StepForecast, read_record, validate_record
+from contigmm.validate.supply import StepForecast, validate_record
 
 SCHEMA: Final = "validate-supply/1"
 _FIGURES: Final = (
@@ -32,7 +31,6 @@ _NEAR: Final = 0.01
 def supply_report(
     paths: Sequence[Path],
     *,
-    share: FloorShare | None,
     draws: int,
     seed: int,
     room_draws: int = 1,
@@ -40,13 +38,13 @@ def supply_report(
 ) -> dict[str, Any]:
     """Forecast the steps of records; ``gigantic_score`` sums up the chances of gigantic pages.
 
-    Without ``share`` each record's is that of its kernel. ``room_draws`` is the number of draws of
-    the steps that compact or reclaim, which take longer. ``jobs`` processes share the records.
+    ``room_draws`` is the number of draws of the steps that compact or reclaim, which take longer.
+    ``jobs`` processes share the records.
 
     Raises:
         SourceError: a record or its snapshot cannot be read.
     """
-    asks = [(path, share, draws, room_draws, seed) for path in paths]
+    asks = [(path, draws, room_draws, seed) for path in paths]
     jobs = min(jobs, len(paths))
     if jobs > 1:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -54,7 +52,6 @@ def supply_report(
     else:
         parts = [_record_part(ask) for ask in asks]
     report: dict[str, Any] = {
-        "min_share_below_pmd": {},
         "draws": draws,
         "room_draws": room_draws,
         "steps": [],
@@ -62,23 +59,15 @@ def supply_report(
     report |= {"compaction": [], "always9": [], "gigantic": []}
     for part in parts:
         for name, found in part.items():
-            if isinstance(found, dict):
-                report[name] |= found
-            else:
-                report[name] += found
+            report[name] += found
     return report | {"gigantic_score": brier(report["gigantic"])}
 
 
-def _record_part(ask: tuple[Path, FloorShare | None, int, int, int]) -> dict[str, Any]:
+def _record_part(ask: tuple[Path, int, int, int]) -> dict[str, Any]:
     """Forecast one record's steps: its part of the report."""
-    path, share, draws, room_draws, seed = ask
-    record = read_record(path)
-    floor = share or share_of(str(record.get("kernel", "")))
-    rows = validate_record(path, share=floor, draws=draws, seed=seed)
-    part: dict[str, Any] = {
-        "min_share_below_pmd": {str(record.get("name", path.name)): floor.below_pmd},
-        "steps": [row.to_json() for row in rows],
-    }
+    path, draws, room_draws, seed = ask
+    rows = validate_record(path, draws=draws, seed=seed)
+    part: dict[str, Any] = {"steps": [row.to_json() for row in rows]}
     others: dict[str, list[dict[str, Any]]] = {"compaction": [], "always9": [], "gigantic": []}
     for kind, row in room_rows(path, draws=room_draws, seed=seed):
         others[kind].append(row)

@@ -18,13 +18,15 @@ from typing import Any, Final
 import numpy as np
 
 from contigmm.abi import PAGE_SIZE
-from contigmm.description import MachineDescription
 from contigmm.hosts import Builder, Evidence
+from contigmm.hosts.draft import Subject, stream
 from contigmm.phys import CoreError, Memory
 from contigmm.phys.gfp import GFP
 from contigmm.sim.boot import boot_memory
 from contigmm.validate.gigantic import fill_gigantic
+from contigmm.validate.khugepaged import PMD_ORDER, enable_size
 from contigmm.validate.supply import TABLE_GFP, Ask, probe
+from contigmm.validate.supply_gap import RECORDER, code_snapshot, draw_cpus, recorders_cpu
 
 #: A fault in advised memory with ``defrag`` at always: mm/huge_memory.c:vma_thp_gfp_mask(), v6.12.
 ALWAYS_GFP: Final = GFP["GFP_TRANSHUGE"]
@@ -39,7 +41,6 @@ POOL_GFP: Final = (
     | GFP["__GFP_RETRY_MAYFAIL"]
 )
 PAGE_GFP: Final = GFP["GFP_HIGHUSER_MOVABLE"]
-_PMD_ORDER: Final = 9
 _PMD_KIB: Final = 2048
 #: What the recorder's first write(2) of a file holds, in pages; the second has the rest: seen with
 #: ``lzma.open()`` of Python 3.11.
@@ -81,24 +82,29 @@ def forecast_steps(
     """
     builder = Builder(snapshot)
     return [
-        list(_run(builder.build(seed=seed + n), steps, written=written, seed=seed + n))
-        for n in range(draws)
+        list(_run(builder, snapshot, steps, written=written, seed=seed + n)) for n in range(draws)
     ]
 
 
 def _run(
-    description: MachineDescription,
+    builder: Builder,
+    snapshot: Evidence,
     steps: Sequence[Mapping[str, Any]],
     *,
     written: int,
     seed: int,
 ) -> Iterator[Outcome]:
-    memory = boot_memory(description, seed=seed, cpus=None, costs=False)
-    _write_file(memory, written)
-    for step in steps:
+    memory = boot_memory(builder.build(seed=seed), seed=seed, cpus=None, costs=False)
+    rng = stream(seed, Subject.BETWEEN)
+    recorder = recorders_cpu(snapshot, memory.nr_cpus(), rng)
+    clock = code_snapshot(memory, snapshot, rng, cpu=recorder)
+    _write_file(memory, written, recorder)
+    cpus = draw_cpus(len(steps), memory.nr_cpus(), rng, first=recorder)
+    for step, cpu in zip(steps, cpus, strict=True):
         before, counted = free_pageblocks(memory), memory.vmstat()
-        delivered = _run_step(memory, step)
+        delivered = run_step(memory, step, cpu)
         now = memory.vmstat()
+        clock.pass_by(RECORDER.seconds_a_step)
         yield Outcome(
             delivered,
             before,
@@ -107,65 +113,67 @@ def _run(
         )
 
 
-def _write_file(memory: Memory, nr_bytes: int) -> None:
+def _write_file(memory: Memory, nr_bytes: int, cpu: int) -> None:
     """Put the recorder's file in the page cache, not on disk yet."""
     first = min(_FIRST_WRITE * PAGE_SIZE, nr_bytes)
-    memory.write_pages(first)
-    memory.write_pages(nr_bytes - first, index=_FIRST_WRITE)
+    memory.write_pages(first, cpu=cpu)
+    memory.write_pages(nr_bytes - first, index=_FIRST_WRITE, cpu=cpu)
 
 
-def _run_step(memory: Memory, step: Mapping[str, Any]) -> int:
+def run_step(memory: Memory, step: Mapping[str, Any], cpu: int) -> int:
+    """Run one step's requests on a CPU; return how many folios or pages it got."""
     kind = step.get("step")
     if kind == "compact_memory":
-        memory.compact_memory()
+        memory.compact_memory(cpu=cpu)
         return 0
     if kind == "hugetlb" and int(step["kib"]) == _PMD_KIB:
-        return _fill_pool(memory, int(step["requested"]))
+        return _fill_pool(memory, int(step["requested"]), cpu)
     if kind == "hugetlb":
-        return fill_gigantic(memory, int(step["kib"]), int(step["requested"]))
-    if not makes_room(step):
-        memory.set_direct_reclaim(False)
-        got = probe(memory, Ask(int(step["order"]), int(step["max"])))
-        memory.set_direct_reclaim(True)
-        return got
-    if kind == "fault":
-        return _fault_always(memory, int(step["order"]), int(step["max"]))
-    return 0
+        return fill_gigantic(memory, int(step["kib"]), int(step["requested"]), cpu)
+    if kind != "fault":
+        return 0
+    enable_size(memory, int(step["order"]))
+    if makes_room(step):
+        return _fault_always(memory, int(step["order"]), int(step["max"]), cpu)
+    memory.set_direct_reclaim(False)
+    got = probe(memory, Ask(int(step["order"]), int(step["max"])), cpu=cpu)
+    memory.set_direct_reclaim(True)
+    return got
 
 
-def _fault_always(memory: Memory, order: int, asked: int) -> int:
+def _fault_always(memory: Memory, order: int, asked: int, cpu: int) -> int:
     """Fault in folios that may compact; give everything back."""
     folios: list[int] = []
     pages: list[int] = []
-    a_table = 1 << (_PMD_ORDER - order)
+    a_table = 1 << (PMD_ORDER - order)
     for number in range(asked):
         if number % a_table == 0:
-            pages += _one(memory, 0, TABLE_GFP)
-        got = _one(memory, order, LOCAL_GFP) if order == _PMD_ORDER else []
-        got = got or _one(memory, order, ALWAYS_GFP)
+            pages += _one(memory, 0, TABLE_GFP, cpu)
+        got = _one(memory, order, LOCAL_GFP, cpu) if order == PMD_ORDER else []
+        got = got or _one(memory, order, ALWAYS_GFP, cpu)
         folios += got
         if not got:
-            pages += _one(memory, 0, PAGE_GFP)
-    memory.free_batch(np.array(folios, np.uint32), order=order)
-    memory.free_batch(np.array(pages, np.uint32), order=0)
+            pages += _one(memory, 0, PAGE_GFP, cpu)
+    memory.free_batch(np.array(folios, np.uint32), order=order, cpu=cpu)
+    memory.free_batch(np.array(pages, np.uint32), order=0, cpu=cpu)
     return len(folios)
 
 
-def _fill_pool(memory: Memory, asked: int) -> int:
+def _fill_pool(memory: Memory, asked: int, cpu: int) -> int:
     """Grow the pool of 2 MiB pages until one is refused; empty it again."""
     pool: list[int] = []
     while len(pool) < asked:
-        got = _one(memory, _PMD_ORDER, POOL_GFP)
+        got = _one(memory, PMD_ORDER, POOL_GFP, cpu)
         if not got:
             break
         pool += got
-    memory.free_batch(np.array(pool, np.uint32), order=_PMD_ORDER)
+    memory.free_batch(np.array(pool, np.uint32), order=PMD_ORDER, cpu=cpu)
     return len(pool)
 
 
-def _one(memory: Memory, order: int, gfp: int) -> list[int]:
+def _one(memory: Memory, order: int, gfp: int, cpu: int) -> list[int]:
     try:
-        return [memory.alloc_pages(order=order, gfp=gfp)]
+        return [memory.alloc_pages(order=order, gfp=gfp, cpu=cpu)]
     except CoreError:
         return []
 

@@ -76,8 +76,8 @@ pub struct PcpSpec {
     /// Frees of orders 1 to 3 empty a list only after half of `high_min` and a batch were freed in a
     /// row, not after a batch: the rule since v6.16.
     pub free_high_half_min: bool,
-    /// A zone counts as below its high mark for want of frames only, not for want of a block of the
-    /// order asked for: seen on a kernel, docs/fidelity.md.
+    /// For a request that may not reclaim a zone counts as below its high mark for want of frames
+    /// only, not for want of a block of the order asked for: seen on a kernel, docs/fidelity.md.
     pub below_high_by_frames: bool,
 }
 
@@ -393,19 +393,9 @@ impl Memory {
             if let Some(reserve) = spec.lowmem_reserve {
                 zone.lowmem_reserve = reserve;
             }
-            let on_node = self
-                .cpu_nodes
-                .iter()
-                .filter(|&&node| node == zone.node)
-                .count();
-            let cpus = (
-                u32::try_from(on_node).expect("CPUs are u16"),
-                u32::from(self.spec.nr_cpus),
-            );
-            zone.pcp_limits = spec.pcp_limits.unwrap_or_else(|| {
-                let low = zone.watermark.low;
-                PcpLimits::compute(zone.managed, low, cpus, self.spec.pcp.high_fraction)
-            });
+            zone.pcp_limits = spec
+                .pcp_limits
+                .unwrap_or_else(|| pcp_limits_of(zone, &self.cpu_nodes, &self.spec));
             let dma32 = self.zonelists.nr_nodes() == 1 || self.zonelists.has_dma32(zone.node);
             zone.avoid_fragment = zone.kind == ZoneKind::Normal && dma32;
             zone.free_high_batch = self.spec.pcp.free_high_batch;
@@ -424,18 +414,12 @@ impl Memory {
             return first;
         }
         self.apply_watermarks(first);
-        let nr_zones = self
-            .zones
-            .iter()
-            .filter(|z| z.present > 0 && z.kind <= ZoneKind::Normal)
-            .count();
-        let recommended =
-            watermark::recommended_min_free_kbytes(nr_zones as u64, self.nr_free_buffer_pages());
+        let recommended = self.recommended_min_free_kbytes();
         first.max(recommended)
     }
 
     /// `nr_free_buffer_pages()`, mm/page_alloc.c v6.12.
-    fn nr_free_buffer_pages(&self) -> u64 {
+    pub(crate) fn nr_free_buffer_pages(&self) -> u64 {
         let lowmem = self
             .zones
             .iter()
@@ -446,12 +430,6 @@ impl Memory {
     }
 
     fn apply_watermarks(&mut self, min_free_kbytes: u64) {
-        let lowmem = self
-            .zones
-            .iter()
-            .filter(|zone| zone.kind != ZoneKind::Movable);
-        let lowmem_pages = lowmem.map(|zone| zone.managed).sum();
-        let factor = self.spec.watermark_scale_factor;
         let mut managed = vec![[0; ZoneKind::COUNT]; self.spec.nr_nodes()];
         for zone in &self.zones {
             managed[usize::from(zone.node.0)][zone.kind.index()] = zone.managed;
@@ -462,16 +440,20 @@ impl Memory {
                 self.spec.lowmem_reserve_ratio,
             );
             zone.lowmem_reserve = reserve[zone.kind.index()];
-            zone.watermark = Watermarks::compute(
-                zone.kind,
-                zone.managed,
-                lowmem_pages,
-                min_free_kbytes,
-                factor,
-            );
-            zone.watermark_boost = 0;
         }
+        self.setup_zone_marks(min_free_kbytes);
     }
+}
+
+/// The limits of a zone's per-CPU lists: `zone_pcp_update()`.
+pub(crate) fn pcp_limits_of(zone: &Zone, cpu_nodes: &[NodeId], spec: &BootSpec) -> PcpLimits {
+    let on_node = cpu_nodes.iter().filter(|&&node| node == zone.node).count();
+    let cpus = (
+        u32::try_from(on_node).expect("CPUs are u16"),
+        u32::from(spec.nr_cpus),
+    );
+    let low = zone.watermark.low;
+    PcpLimits::compute(zone.managed, low, cpus, spec.pcp.high_fraction)
 }
 
 /// Makes a zone and frees its usable frames; appends its present ranges.

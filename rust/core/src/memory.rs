@@ -127,17 +127,6 @@ impl Memory {
         self.zones.iter().map(rows).collect()
     }
 
-    /// Sets the min watermark of each zone, as a kernel with another floor would have it.
-    ///
-    /// # Panics
-    /// When there are not as many marks as zones.
-    pub fn set_min_watermarks(&mut self, marks: &[u64]) {
-        assert_eq!(marks.len(), self.zones.len(), "a mark for each zone");
-        for (zone, &mark) in self.zones.iter_mut().zip(marks) {
-            zone.watermark.min = mark;
-        }
-    }
-
     /// Every free block of a zone, list by list (by order, then migratetype), each list head first.
     pub fn free_blocks(&self, zone: ZoneId) -> impl Iterator<Item = FreeBlock> + '_ {
         let zone = &self.zones[zone.index()];

@@ -308,6 +308,7 @@ impl Zone {
                 return true;
             }
             self.below_high = !self.below_high_by_frames
+                || ac.gfp.has(Gfp::DIRECT_RECLAIM)
                 || !self.watermark_fast(Order::ZERO, high, ac.highest, flags);
         }
         let mark = self.wmark_pages(flags.wmark());

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::boot::pcp_limits_of;
+use crate::memory::Memory;
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, ZoneKind};
 use crate::zone::Zone;
 
@@ -155,6 +157,49 @@ pub fn lowmem_reserve(
         }
     }
     reserve
+}
+
+impl Memory {
+    /// Starts or stops khugepaged, as enabling the first and disabling the last kind of huge pages of
+    /// the PMD's size does. It sets `min_free_kbytes` anew, on a machine on which nobody set it by
+    /// hand; watermarks and the limits of per-CPU lists follow, reserves stay:
+    /// `set_recommended_min_free_kbytes()`, mm/khugepaged.c, `setup_per_zone_wmarks()`,
+    /// mm/page_alloc.c v6.12.
+    pub fn set_khugepaged(&mut self, on: bool) {
+        self.spec.thp = on;
+        let kbytes = if on {
+            let now = self.spec.min_free_kbytes.unwrap_or(0);
+            now.max(self.recommended_min_free_kbytes())
+        } else {
+            min_free_kbytes(self.nr_free_buffer_pages())
+        };
+        self.spec.min_free_kbytes = Some(kbytes);
+        self.setup_zone_marks(kbytes);
+        for zone in &mut self.zones {
+            zone.pcp_limits = pcp_limits_of(zone, &self.cpu_nodes, &self.spec);
+        }
+    }
+
+    /// `set_recommended_min_free_kbytes()`, mm/khugepaged.c v6.12, of these zones.
+    pub(crate) fn recommended_min_free_kbytes(&self) -> u64 {
+        let is_counted = |zone: &&Zone| zone.present > 0 && zone.kind <= ZoneKind::Normal;
+        let nr_zones = self.zones.iter().filter(is_counted).count();
+        recommended_min_free_kbytes(nr_zones as u64, self.nr_free_buffer_pages())
+    }
+
+    /// `__setup_per_zone_wmarks()`, mm/page_alloc.c v6.12.
+    pub(crate) fn setup_zone_marks(&mut self, min_free_kbytes: u64) {
+        let is_low = |zone: &&Zone| zone.kind != ZoneKind::Movable;
+        let lowmem = self.zones.iter().filter(is_low);
+        let lowmem_pages = lowmem.map(|zone| zone.managed).sum();
+        let factor = self.spec.watermark_scale_factor;
+        for zone in &mut self.zones {
+            let (kind, managed) = (zone.kind, zone.managed);
+            zone.watermark =
+                Watermarks::compute(kind, managed, lowmem_pages, min_free_kbytes, factor);
+            zone.watermark_boost = 0;
+        }
+    }
 }
 
 impl Zone {

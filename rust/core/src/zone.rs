@@ -69,7 +69,8 @@ pub struct Zone {
     pub free_high_batch: bool,
     /// Half of `high_min` counts before frees of orders 1 to 3 empty a list: since v6.16.
     pub free_high_half_min: bool,
-    /// `ZONE_BELOW_HIGH` speaks of free frames only: see [`crate::boot::PcpSpec`].
+    /// `ZONE_BELOW_HIGH` of requests that may not reclaim speaks of free frames only: see
+    /// [`crate::boot::PcpSpec`].
     pub below_high_by_frames: bool,
     /// Whether requests that prefer this zone look for a whole pageblock elsewhere before they mix
     /// types in one: `alloc_flags_nofragment()`.

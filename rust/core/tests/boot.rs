@@ -18,6 +18,12 @@ const RECORDED: &str = r#"{"nr_cpus": 2, "zones": [
   {"kind": "DMA32", "start_pfn": 4096, "spanned": 1044480, "holes": [[786432, 262144]], "managed": 772915},
   {"kind": "Normal", "start_pfn": 1048576, "spanned": 4653056}]}"#;
 
+/// The machine of the records that docs/supply.md speaks of.
+const GROWN: &str = r#"{"nr_cpus": 2, "zones": [
+  {"kind": "DMA", "start_pfn": 1, "spanned": 4095, "managed": 3840},
+  {"kind": "DMA32", "start_pfn": 4096, "spanned": 1044480, "holes": [[786432, 262144]], "managed": 772915},
+  {"kind": "Normal", "start_pfn": 1048576, "spanned": 5505024, "managed": 5394266}]}"#;
+
 fn marks(memory: &Memory) -> Vec<[u64; 4]> {
     let of = |zone: &contigmm_core::zone::Zone| {
         let marks = zone.watermark;
@@ -59,6 +65,38 @@ fn limits_of_every_zone_are_those_of_the_recorded_zoneinfo() {
     assert_eq!(limits(&zones[0]), (1, 7, 240));
     assert_eq!(limits(&zones[1]), (63, 1_588, 48_307));
     assert_eq!(limits(&zones[2]), (63, 9_565, 290_816));
+}
+
+#[test]
+fn marks_and_list_sizes_follow_khugepaged_as_recorded() {
+    let mut memory = boot(GROWN);
+    let limits = |memory: &Memory| {
+        let of = |zone: &contigmm_core::zone::Zone| {
+            let (marks, lists) = (zone.watermark, zone.pcp_limits);
+            let marks = [marks.min, marks.low, marks.high];
+            (
+                marks,
+                lists.high_min,
+                lists.high_max,
+                zone.lowmem_reserve[2],
+            )
+        };
+        memory.zones()[1..].iter().map(of).collect::<Vec<_>>()
+    };
+    let running = [
+        ([2_116, 2_888, 3_660], 1_444, 48_307, 21_071),
+        ([14_769, 20_163, 25_557], 10_081, 337_141, 0),
+    ];
+    assert_eq!(limits(&memory), running);
+    memory.set_khugepaged(false);
+    memory.set_khugepaged(false); // the first time the high marks are still those of before
+    let stopped = [
+        ([621, 1_393, 2_165], 696, 48_307, 21_071),
+        ([4_336, 9_730, 15_124], 4_865, 337_141, 0),
+    ];
+    assert_eq!(limits(&memory), stopped);
+    memory.set_khugepaged(true);
+    assert_eq!(limits(&memory), running);
 }
 
 #[test]

@@ -283,6 +283,7 @@ impl Reference {
                 return true;
             }
             self.zones[z].below_high = !self.zones[z].below_high_by_frames
+                || gfp.has(Gfp::DIRECT_RECLAIM)
                 || !self.watermark_ok(z, 0, high, highest, flags);
         }
         let mark = self.zones[z].marks[(flags & 3) as usize] + boost;

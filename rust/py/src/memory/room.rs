@@ -88,15 +88,8 @@ impl Memory {
         self.with(py, CoreMemory::count_oom_kill);
     }
 
-    #[allow(clippy::needless_pass_by_value)] // what PyO3 can take from a list
-    fn set_min_watermarks(&self, py: Python<'_>, marks: Vec<u64>) -> PyResult<()> {
-        self.with(py, |memory| {
-            if marks.len() != memory.zones().len() {
-                return Err(PyValueError::new_err("one mark for each zone is needed"));
-            }
-            memory.set_min_watermarks(&marks);
-            Ok(())
-        })
+    fn set_khugepaged(&self, py: Python<'_>, on: bool) {
+        self.with(py, |memory| memory.set_khugepaged(on));
     }
 
     fn set_direct_reclaim(&self, py: Python<'_>, on: bool) {
