@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -80,9 +80,9 @@ def fail_clearly(_method: str, handler: Any) -> Handler:
                     raise _unreadable(request)
                 await send(request, context)
             except ServiceError as error:
-                await _abort(context, error)
+                _refuse(context, error)
             except MachineStoppedError as error:
-                await _abort(context, _stopped(error))
+                _refuse(context, _stopped(error))
 
         return _MAKERS[handler.request_streaming, True](
             stream, _parser(handler), handler.response_serializer
@@ -97,9 +97,10 @@ def fail_clearly(_method: str, handler: Any) -> Handler:
             response = inner(request, context)
             return response if isinstance(response, Message) else await response
         except ServiceError as error:
-            await _abort(context, error)
+            _refuse(context, error)
         except MachineStoppedError as error:
-            await _abort(context, _stopped(error))
+            _refuse(context, _stopped(error))
+        return None
 
     return _MAKERS[handler.request_streaming, False](
         call, _parser(handler), handler.response_serializer
@@ -162,6 +163,13 @@ def _stopped(error: MachineStoppedError) -> ServiceError:
     )
 
 
-async def _abort(context: Context, error: ServiceError) -> NoReturn:
+def _refuse(context: Context, error: ServiceError) -> None:
+    """Let the call end with this status when its method returns.
+
+    ``context.abort`` would raise through grpc.aio, and leave the request, the frames and the error
+    in cycles, which stay until the collector comes by.
+    """
     wire = status(error)
-    await context.abort(wire.code, wire.details, tuple(wire.trailing_metadata))
+    context.set_code(wire.code)
+    context.set_details(wire.details)
+    context.set_trailing_metadata(tuple(wire.trailing_metadata))

@@ -95,7 +95,9 @@ class CallWatch:
             try:
                 response = await inner(request, context)
                 code = grpc.StatusCode.OK
-            except grpc.aio.AbortError:
+                if response is None:  # a stream, or it was refused
+                    code = _CODES[context.code()]
+            except grpc.aio.AbortError:  # the health service raises it
                 code = _CODES.get(context.code(), code)
                 raise
             except asyncio.CancelledError:
