@@ -20,6 +20,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from contigmm import foreign_json
+
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
@@ -31,6 +33,7 @@ NR_PAGE_ORDERS: Final = MAX_PAGE_ORDER + 1
 PAGEBLOCK_ORDER: Final = 9
 PAGEBLOCK_NR_PAGES: Final = 1 << PAGEBLOCK_ORDER
 MAX_NR_FRAMES: Final = 2**32 - 1
+MAX_NR_NODES: Final = 1024  # MAX_NUMNODES where CONFIG_NODES_SHIFT is 10, its largest
 
 ZONE_NAMES: Final = ("DMA", "DMA32", "Normal", "Movable")
 NO_OWNER: Final = 2**32 - 1
@@ -314,11 +317,11 @@ class MachineDescription:
             )
         try:
             description = _parse(plain)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            description.check()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, DescriptionError):
                 raise
             raise DescriptionError(f"The description's header is malformed: {error}.") from error
-        description.check()
         return description
 
     def check(self) -> None:
@@ -344,7 +347,7 @@ def _named_arrays(layout: Layout) -> list[tuple[str, np.ndarray[Any, Any]]]:
 
 def _parse(plain: bytes) -> MachineDescription:
     length = int.from_bytes(plain[:4], "little")
-    header = json.loads(plain[4 : 4 + length])
+    header = foreign_json.loads(plain[4 : 4 + length])
     lengths = header.pop("arrays", None)
     owners = header.pop("owners", ())
     zones = tuple(_parse_zone(zone) for zone in header.pop("zones"))
@@ -412,8 +415,10 @@ def _check_zones(description: MachineDescription) -> None:
 def _check_zone(zone: ZoneDescription) -> None:
     if zone.name not in ZONE_NAMES:
         raise DescriptionError(f"There is no zone {zone.name!r}; there are {ZONE_NAMES}.")
-    if not 0 <= zone.node < 1024:
-        raise DescriptionError(f"Node {zone.node} of zone {zone.name} is not in 0 … 1023.")
+    if not 0 <= zone.node < MAX_NR_NODES:
+        raise DescriptionError(
+            f"Node {zone.node} of zone {zone.name} is not in 0 … {MAX_NR_NODES - 1}."
+        )
     if zone.start_pfn < 0 or zone.spanned <= 0 or zone.end_pfn > MAX_NR_FRAMES:
         raise DescriptionError(f"Zone {zone.key} spans frames that cannot be.")
     at = zone.start_pfn

@@ -7,11 +7,11 @@ of /proc; those that were read around the scan as ``NAME.before`` and ``NAME.aft
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from contigmm import foreign_json
 from contigmm.description import MAX_NR_FRAMES
 from contigmm.hosts import rle
 from contigmm.hosts.archive import read_members
@@ -57,7 +57,7 @@ def read_capture(path: Path) -> Evidence:
 
 def _meta(members: dict[str, bytes], name: str) -> dict[str, Any]:
     try:
-        meta = json.loads(members["meta.json"])
+        meta = foreign_json.loads(members["meta.json"])
     except (KeyError, ValueError) as error:
         raise SourceError("it has no readable meta.json: no capture.", name=name) from error
     told = meta.get("format") if isinstance(meta, dict) else None

@@ -10,7 +10,6 @@ locked ones (plus 16: a refill); ``ext.u8`` of fallbacks, four bytes each.
 from __future__ import annotations
 
 import enum
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from contigmm import foreign_json
 from contigmm.description import MAX_PAGE_ORDER
 from contigmm.hosts import rle
 from contigmm.hosts.archive import read_members
@@ -163,7 +163,7 @@ class _Columns:
 
 def _meta(members: dict[str, bytes], name: str) -> dict[str, Any]:
     try:
-        meta = json.loads(members["meta.json"])
+        meta = foreign_json.loads(members["meta.json"])
     except (KeyError, ValueError) as error:
         raise SourceError("it has no readable meta.json: no recording.", name=name) from error
     told = meta.get("format") if isinstance(meta, dict) else None

@@ -13,11 +13,13 @@ from typing import Final
 
 from contigmm.hosts.source_error import SourceError
 
-_HEADER: Final = re.compile(r"@@ (?P<event>exec|fork|exit) pid=(?P<pid>\d+) .*?line=(?P<line>\d+)")
-_TIME: Final = re.compile(r"time=(\d+(?:\.\d+)?)")
+_HEADER: Final = re.compile(
+    r"@@ (?P<event>exec|fork|exit) pid=(?P<pid>\d{1,10}) .*?line=(?P<line>\d{1,15})"
+)
+_TIME: Final = re.compile(r"time=(\d{1,15}(?:\.\d{1,15})?)")
 _LINE: Final = re.compile(
-    r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<perms>[rwxsp-]{4}) (?P<offset>[0-9a-f]+)"
-    r" \S+ \d+\s*(?P<name>.*)"
+    r"(?P<start>[0-9a-f]{1,16})-(?P<end>[0-9a-f]{1,16}) (?P<perms>[rwxsp-]{4})"
+    r" (?P<offset>[0-9a-f]{1,16}) \S+ \d+\s*(?P<name>.*)"
 )
 _STATUS: Final = re.compile(r"\w+:\s")
 

@@ -17,14 +17,14 @@ from contigmm.abi import U64_MAX
 from contigmm.hosts.source_error import SourceError
 
 _HEAD: Final = re.compile(
-    r"\s*(?:\[pid\s+(?P<bracket>\d+)\]\s+|(?P<pid>\d+)\s+(?![=.\d:]*\())?"
+    r"\s*(?:\[pid\s+(?P<bracket>\d{1,10})\]\s+|(?P<pid>\d{1,10})\s+(?![=.\d:]*\())?"
     r"(?:(?P<clock>\d\d):(?P<min>\d\d):(?P<sec>\d\d(?:\.\d+)?)\s+|(?P<time>\d+\.\d+)\s+)?"
 )
 _CALL: Final = re.compile(r"(?P<name>\w+)\((?P<rest>.*)", re.DOTALL)
 _RESUMED: Final = re.compile(r"<\.\.\. (?P<name>\w+) resumed>\s?(?P<rest>.*)", re.DOTALL)
 _UNFINISHED: Final = " <unfinished ...>"
 _RESULT: Final = re.compile(
-    r"\)\s*=\s*(?P<ret>\?|-?0x[0-9a-f]+|-?\d+)(?:<[^>]*>)?"
+    r"\)\s*=\s*(?P<ret>\?|-?0x[0-9a-f]{1,16}|-?\d{1,20})(?:<[^>]*>)?"
     r"(?:\s+(?P<err>E[A-Z0-9]+))?(?P<note>.*?)(?:\s*<(?P<took>\d+\.\d+)>)?$"
 )
 _ENDED: Final = re.compile(r"\+\+\+ (?:exited with \d+|killed by \S+.*) \+\+\+")

@@ -22,8 +22,8 @@ _WORDS: Final = {
     and isinstance(value, int)
 } | _OTHERS
 _COMMENT: Final = re.compile(r"/\*.*?\*/")
-_NUMBER: Final = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|\d+)")
-_DESCRIPTOR: Final = re.compile(r"(-?\d+)(?:<(.*)>)?(?:\s*\(deleted\))?", re.DOTALL)
+_NUMBER: Final = re.compile(r"-?(?:0[xX][0-9a-fA-F]{1,32}|\d{1,40})")
+_DESCRIPTOR: Final = re.compile(r"(-?\d{1,20})(?:<(.*)>)?(?:\s*\(deleted\))?", re.DOTALL)
 #: A name of the kernel's ABI that this room need not know the number of, such as CLONE_FS.
 _CLONE: Final = re.compile(r"flags=([^,})]*)")
 

@@ -16,7 +16,7 @@ from typing import Final, Self
 from contigmm.load.sizes import LoadInputError
 
 _NS: Final = 1_000_000_000
-_RATE: Final = r"(\d+(?:\.\d+)?)"
+_RATE: Final = r"(\d{1,15}(?:\.\d{1,15})?)"
 _OPEN: Final = re.compile(rf"(constant|poisson):{_RATE}|(ramp):{_RATE}-{_RATE}")
 
 

@@ -9,7 +9,6 @@ Stretches of one run know nothing of what changes from run to run. Given folders
 whole runs are dealt instead.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from contigmm import foreign_json
 from contigmm.load.sizes import LoadInputError
 
 _DEALS: Final = 20_000
@@ -109,13 +109,18 @@ def _runs(path: Path) -> list[Mapping[str, Any]]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        whole = report["schema"] == "load/1" and all(
-            set(_FIGURES) <= set(interval) for interval in report["intervals"]
+        report = foreign_json.loads(path.read_text(encoding="utf-8"))
+        figures = [stretch[name] for stretch in report["intervals"] for name in _FIGURES]
+        whole = (
+            report["schema"] == "load/1"
+            and figures
+            and all(figure is None or isinstance(figure, int | float) for figure in figures)
+            and all("bytes" in size for size in report["by_size"])
+            and "limited" in report["generator"]
         )
     except (ValueError, KeyError, TypeError):
         whole = False
-    if not whole or not report["intervals"]:
+    if not whole:
         raise LoadInputError(f"{path} is no report that contigmm load --json has written")
     return dict(report)
 

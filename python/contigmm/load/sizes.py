@@ -15,8 +15,9 @@ from typing import Final, Self
 from contigmm.errors import ContigmmError
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_BYTES: Final = re.compile(r"(\d+)([KMG]?)(?:i?B)?", re.IGNORECASE)
-_HOLD: Final = re.compile(r"(\d+)(?:-(\d+))?|(fixed|exponential|pareto):(\d+)")
+_BYTES: Final = re.compile(r"(\d{1,15})([KMG]?)(?:i?B)?", re.IGNORECASE)
+_WEIGHT: Final = re.compile(r"\d{1,15}")
+_HOLD: Final = re.compile(r"(\d{1,15})(?:-(\d{1,15}))?|(fixed|exponential|pareto):(\d{1,15})")
 _PARETO_SHAPE: Final = 1.5
 """A heavy tail: the mean is three times the least, and there is no variance."""
 _LONGEST_HOLD: Final = 1_000_000
@@ -66,7 +67,7 @@ class SizeMix:
         for part in text.split(","):
             size, colon, weight_text = part.partition(":")
             size_bytes = parse_bytes(size)
-            if colon and not weight_text.strip().isdecimal():
+            if colon and _WEIGHT.fullmatch(weight_text.strip()) is None:
                 raise LoadInputError(f"{part.strip()!r} is no size with a weight, such as 64K:50")
             weight = int(weight_text) if colon else 1
             if size_bytes == 0 or weight == 0:

@@ -8,7 +8,7 @@ from contigmm.load.report import Report
 from contigmm.load.samples import Kind
 from contigmm.load.sizes import LoadInputError
 
-_FORM: Final = re.compile(r"(\w+)\s*(<=|>=)\s*(\d+(?:\.\d+)?)\s*(us|µs|ms|s|%)?")
+_FORM: Final = re.compile(r"(\w+)\s*(<=|>=)\s*(\d{1,15}(?:\.\d{1,15})?)\s*(us|µs|ms|s|%)?")
 _UNITS: Final = {"us": 1.0, "µs": 1.0, "ms": 1e3, "s": 1e6}
 _TIMES: Final = ("p50", "p90", "p99", "p999", "max")
 _NAMES: Final = (*_TIMES, "ops_per_s", "refused", "jain")

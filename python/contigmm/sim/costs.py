@@ -1,11 +1,11 @@
 """What steps of the allocator cost: files that ``contigmm calibrate`` writes."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from contigmm import foreign_json
 from contigmm.description import MachineDescription
 from contigmm.errors import ContigmmError
 from contigmm.phys import default_costs
@@ -27,7 +27,7 @@ def read_costs(path: Path) -> dict[str, int]:
         CostsError: there is no such file, or it does not hold costs.
     """
     try:
-        content = json.loads(path.read_text())
+        content = foreign_json.loads(path.read_text())
     except OSError as error:
         raise CostsError(f"{path}: {error.strerror}.") from error
     except ValueError as error:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from contigmm import foreign_json
 from contigmm.abi import EAGAIN, EINVAL, RLIMIT_NUMBERS, U64_MAX
 from contigmm.errors import Reason, SyscallError
 from contigmm.mm.config import default_rlimits
@@ -63,7 +64,7 @@ class SpawnSpec:
                 not exist.
         """
         try:
-            spec = json.loads(data or b"{}")
+            spec = foreign_json.loads(data or b"{}")
             name = str(spec.get("name", ""))
             caps = frozenset(map(str, spec.get("caps", ())))
             pairs = spec.get("rlimits", {}).items()

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from contigmm import foreign_json
 from contigmm.errors import ContigmmError
 from contigmm.sim.machine import Machine
 from contigmm.sim.operation import Answer, Call, Operation
@@ -90,25 +91,37 @@ class RefusedOperation:
         snapshot = data[len(line) + 1 + len(total) + 1 :]
         if total + b"\n" != _sum(line + b"\n", snapshot):
             raise RefusalFileError("it was changed or cut off since it was written")
-        asked, answered = facts["operation"], facts["answer"]
-        return cls(
-            Operation(
-                Call[asked["call"]],
-                asked["process"],
-                tuple(asked["args"]),
-                bytes.fromhex(asked["data"]),
-            ),
-            Answer(facts["machine_seq"], **answered),
-            facts["source"],
-            facts["seed"],
-            snapshot,
-        )
+        try:
+            return _taken(facts, snapshot)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RefusalFileError(
+                f"its first line does not say what was asked: {error!r}"
+            ) from error
+
+
+def _taken(facts: dict[str, Any], snapshot: bytes) -> RefusedOperation:
+    asked, answered = facts["operation"], facts["answer"]
+    words = asked["process"], *asked["args"], facts["machine_seq"], facts["seed"]
+    if not all(isinstance(word, int) for word in words):
+        raise TypeError(f"{words} are not all whole numbers")
+    return RefusedOperation(
+        Operation(
+            Call[asked["call"]],
+            asked["process"],
+            tuple(asked["args"]),
+            bytes.fromhex(asked["data"]),
+        ),
+        Answer(facts["machine_seq"], **answered),
+        facts["source"],
+        facts["seed"],
+        snapshot,
+    )
 
 
 def _facts(line: bytes) -> dict[str, Any]:
     try:
-        facts = json.loads(line)
-    except (ValueError, RecursionError):
+        facts = foreign_json.loads(line)
+    except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}
 

@@ -13,6 +13,8 @@ from dataclasses import fields
 from importlib.metadata import version
 from typing import Any, Final
 
+from contigmm import foreign_json
+from contigmm.description import MAX_NR_NODES
 from contigmm.errors import ContigmmError
 from contigmm.mm.config import MmConfig
 from contigmm.mm.limits import Overcommit
@@ -54,6 +56,11 @@ _FACTS: Final = (
 )
 
 
+_MALFORMED: Final = (
+    *(zlib.error, KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError),
+)
+
+
 class SnapshotError(ContigmmError, ValueError):
     """These bytes are no snapshot of a machine, or of another version; the sentence says which."""
 
@@ -86,11 +93,11 @@ def decode(snapshot: bytes, *, max_bytes: int) -> MachineState:
         if not unpacker.eof:
             raise SnapshotError("the snapshot is cut off, or too large")
         memory = Memory.restore(core, max_bytes=max_bytes)
-        state = _read(memory, json.loads(plain))
+        state = _read(memory, foreign_json.loads(plain))
         state.check()
     except SnapshotError:
         raise
-    except (zlib.error, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except _MALFORMED as error:
         raise SnapshotError(f"the snapshot cannot be read: {error!r}") from error
     except InvariantError as error:
         raise SnapshotError(f"the snapshot describes no sound machine: {error}") from error
@@ -129,6 +136,12 @@ def _plain(state: MachineState) -> bytes:
     return json.dumps(section, sort_keys=True, separators=(",", ":")).encode()
 
 
+def _node(number: int) -> int:
+    if not 0 <= number < MAX_NR_NODES:
+        raise SnapshotError(f"there is no node {number}")
+    return number
+
+
 def _read(memory: Memory, section: dict[str, Any]) -> MachineState:
     facts = section["facts"]
     overcommit = Overcommit(**section["overcommit"])
@@ -138,7 +151,7 @@ def _read(memory: Memory, section: dict[str, Any]) -> MachineState:
         setattr(config, name, section["settings"][name])
     graph = GraphReader(config, section["objects"])
     graph.policy(section["contig"])
-    config.nodes = sum(1 << node for node in facts["nodes"])
+    config.nodes = sum(1 << _node(node) for node in facts["nodes"])
     config.directory = graph.directory(section["directory"])
     table = ProcessTable(next_id=section["next_process"], last_pid=section["last_pid"])
     for process in section["processes"]:

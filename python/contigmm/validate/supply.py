@@ -9,7 +9,6 @@ the earlier steps are run first. Outcomes are read for the comparison only.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from contigmm import foreign_json
 from contigmm.abi import PAGE_SIZE
 from contigmm.description import MigrateType, PcpDescription, ZoneDescription
 from contigmm.hosts import Builder, Evidence, read
@@ -209,14 +209,16 @@ def read_record(path: Path) -> dict[str, Any]:
         SourceError: it is none.
     """
     try:
-        record = json.loads(path.read_bytes())
+        record = foreign_json.loads(path.read_bytes())
     except OSError as error:
         raise SourceError(f"it cannot be read: {error.strerror}.", name=str(path)) from error
     except ValueError as error:
         raise SourceError(f"it is no JSON: {error}.", name=str(path)) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise SourceError(f"it is no record of the format {FORMAT!r}.", name=str(path))
-    if not isinstance(record.get("measured"), list) or "pre" not in record.get("snapshots", {}):
+    snapshots = record.get("snapshots")
+    told = isinstance(snapshots, dict) and isinstance(snapshots.get("pre"), str)
+    if not told or not isinstance(record.get("measured"), list):
         raise SourceError("it lacks its steps or the name of its snapshot.", name=str(path))
     return record
 

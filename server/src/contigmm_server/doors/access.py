@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Final
 
+from contigmm import foreign_json
 from contigmm_server.doors.caller import Caller, Role
 
 FORMAT: Final = 1
@@ -37,11 +38,11 @@ class Access:
         Raises:
             ValueError: It is none, or of another format.
         """
-        facts = json.loads(data)
+        facts = foreign_json.loads(data)
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             raise ValueError("it has another format")
         try:
             grants = {str(tenant): Role[role] for tenant, role in facts["grants"].items()}
             return cls(str(facts["owner"]), grants)
-        except (KeyError, AttributeError) as error:
+        except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{error} is missing or unknown") from error

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from contigmm import foreign_json
 from contigmm.errors import ContigmmError
 from contigmm_server.doors.caller import Role
 
@@ -86,7 +87,7 @@ def read(path: Path) -> dict[str, Token]:
         TokenError: It cannot be read or is damaged.
     """
     try:
-        facts: Any = json.loads(path.read_bytes())
+        facts: Any = foreign_json.loads(path.read_bytes())
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             raise ValueError("it has another format")
         tokens = [Token(**row) for row in facts["tokens"]]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
+from contigmm import foreign_json
 from contigmm.sim.operation import Call, Operation
 from contigmm.sim.snapshot import ENGINE
 from contigmm.v1 import batch_pb2
@@ -158,7 +159,7 @@ class Replayer:
             JournalError: It cannot be read.
         """
         try:
-            state = json.loads(zlib.decompressobj().decompress(packed, _MAX_SERVICE_BYTES))
+            state = foreign_json.loads(zlib.decompressobj().decompress(packed, _MAX_SERVICE_BYTES))
             if state["format"] not in (1, SERVICE_FORMAT):
                 raise JournalError(f"the state of {self.hosted.name}'s service has another format")
             self._load(state)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from contigmm import foreign_json
 from contigmm.errors import ContigmmError
 
 FORMAT: Final = 1
@@ -78,7 +79,7 @@ class Header:
             JournalError: It is none, or of another format.
         """
         try:
-            facts = json.loads(body)
+            facts = foreign_json.loads(body)
             if facts["format"] != FORMAT:
                 raise JournalError(
                     f"the journal has format {facts['format']}; this server reads {FORMAT}"

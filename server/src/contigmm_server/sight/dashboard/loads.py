@@ -3,12 +3,13 @@
 Whoever runs one tells it: ``contigmm load --dashboard``, or a file that somebody opens in the page.
 """
 
-import json
 import re
 import time
 from typing import Any, Final
 
 from aiohttp import web
+
+from contigmm import foreign_json
 
 LOAD_BYTES: Final = 4 << 20
 """Most bytes of a result."""
@@ -86,8 +87,8 @@ async def _read(request: web.Request, schemas: tuple[str, ...]) -> dict[str, Any
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="a result is application/json\n")
     try:
-        load = json.loads(await request.read())
-    except (ValueError, RecursionError):
+        load = foreign_json.loads(await request.read())
+    except ValueError:
         raise web.HTTPBadRequest(text="this is no JSON\n") from None
     if not isinstance(load, dict) or load.get("schema") not in schemas:
         raise web.HTTPBadRequest(text="this is no result of `contigmm load --json` (load/1)\n")
