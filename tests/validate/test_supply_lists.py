@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contigmm.description import MigrateType
+from contigmm.description import MigrateType, PageClass
 from contigmm.hosts import build, read
 from contigmm.hosts.draft import Subject, stream
 from contigmm.hosts.scan_clock import ScanClock
@@ -19,6 +19,7 @@ from contigmm.validate.supply_gap import (
     another_cpu,
     code_snapshot,
     draw_cpus,
+    draw_move,
     recorders_cpu,
 )
 from contigmm.validate.supply_lists import ToldLists, match_cpus, scale_lists, told_totals
@@ -118,6 +119,18 @@ def test_what_the_recorder_gives_back_waits_on_its_cpus_lists(capture):
     memory.check()
 
 
+def test_the_recorders_file_is_in_the_page_cache_afterwards(capture):
+    memory = boot_memory(build(capture, seed=0), seed=0, cpus=None, costs=False)
+
+    def cached():
+        counts = memory.class_counts().sum(axis=0)
+        return int(counts[PageClass.FILE] + counts[PageClass.FILE_LARGE])
+
+    before = cached()
+    code_snapshot(memory, capture, stream(0, Subject.BETWEEN), cpu=0, written=40 << 12)
+    assert cached() == before + 40
+
+
 def test_each_full_second_lowers_the_limits_of_all_cpus(capture):
     lists = ToldLists.of(capture)
     memory = lists.boot(plain(lists), seed=0)
@@ -138,6 +151,14 @@ def test_programs_mostly_stay_on_their_cpu():
     moved = np.mean(np.diff(cpus) != 0)
     assert moved == pytest.approx(RECORDER.moves / 2, abs=0.02)
     assert set(cpus) == {0, 1}
+
+
+def test_a_step_that_compacts_is_moved_once_at_most():
+    rng = np.random.default_rng(6)
+    draws = [draw_move(1, 20, 2, rng) for _ in range(400)]
+    assert {len(cpus) for cpus in draws} == {20}
+    assert all(cpus == sorted(cpus, reverse=True) for cpus in draws)
+    assert np.mean([0 in cpus for cpus in draws]) == pytest.approx(0.5, abs=0.1)
 
 
 def with_counts(evidence, counts):

@@ -44,5 +44,8 @@ def scan_clock(meta: dict[str, Any]) -> ScanClock | None:
         table = np.array([*stamps, [nr, end]], np.int64)
     except (TypeError, ValueError, OverflowError):
         return None
+    if table.ndim == 2 and len(table):
+        # A scanner that is used again has the stamps of its earlier scans in front.
+        table = table[np.flatnonzero(np.diff(table[:, 0], prepend=table[0, 0] + 1) < 0)[-1] :]
     rising = table.ndim == 2 and table.shape[1] == 2 and bool((np.diff(table, axis=0) >= 0).all())
     return ScanClock(int(str(begun)), table[:, 0], table[:, 1]) if rising else None

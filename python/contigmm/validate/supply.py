@@ -130,7 +130,8 @@ def validate_record(path: Path, *, draws: int = 1, seed: int = 0) -> Iterator[St
         SourceError: the record or its snapshot cannot be read.
     """
     record = read_record(path)
-    snapshot = read(f"file:{path.with_name(record['snapshots']['pre'])}")
+    source = path.with_name(record["snapshots"]["pre"])
+    snapshot, written = read(f"file:{source}"), source.stat().st_size
     steps = [
         (index, step)
         for index, step in enumerate(record["measured"])
@@ -138,7 +139,10 @@ def validate_record(path: Path, *, draws: int = 1, seed: int = 0) -> Iterator[St
     ]
     asks = [Ask(int(step["order"]), int(step["max"])) for _, step in steps]
     builder = Builder(snapshot)
-    runs = [_run_from_snapshot(builder, snapshot, asks, seed=seed + n) for n in range(draws)]
+    runs = [
+        _run_from_snapshot(builder, snapshot, asks, written=written, seed=seed + n)
+        for n in range(draws)
+    ]
     limited = {ask.order: with_size_enabled(snapshot, ask.order) for ask in asks}
     first = _named(snapshot)
     for at, (index, step) in enumerate(steps):
@@ -170,14 +174,14 @@ def _named(evidence: Evidence) -> dict[str, list[int]]:
 
 
 def _run_from_snapshot(
-    builder: Builder, snapshot: Evidence, asks: Sequence[Ask], *, seed: int
+    builder: Builder, snapshot: Evidence, asks: Sequence[Ask], *, written: int, seed: int
 ) -> SnapshotRun:
     """Run the requests of all steps, one after the other, on one machine."""
     memory = boot_memory(builder.build(seed=seed), seed=seed, cpus=None, costs=False)
     memory.set_direct_reclaim(False)
     rng = stream(seed, Subject.BETWEEN)
     recorder = recorders_cpu(snapshot, memory.nr_cpus(), rng)
-    clock = code_snapshot(memory, snapshot, rng, cpu=recorder)
+    clock = code_snapshot(memory, snapshot, rng, cpu=recorder, written=written)
     got, on_lists = [], []
     cpus = tuple(draw_cpus(len(asks), memory.nr_cpus(), rng, first=recorder))
     for ask, cpu in zip(asks, cpus, strict=True):

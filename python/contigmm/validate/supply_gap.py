@@ -47,6 +47,9 @@ class RecorderCosts:
     seconds_a_step: float = 0.15
     #: How often a step's program runs on another CPU than the one before it.
     moves: float = 0.15
+    #: How often a step that compacts ends on another CPU than it began on: in half of the records
+    #: whose lists tell it both CPUs' were emptied without a drain of all (docs/compaction.md).
+    moves_while_compacting: float = 0.5
 
 
 RECORDER: Final = RecorderCosts()
@@ -56,6 +59,9 @@ _MOVABLE_ZONE: Final = 3
 #: Frames between two looks at the marks.
 _LOOK_EVERY: Final = 256
 _NS: Final = 1e9
+#: What the recorder's first write(2) of a file holds, in pages; the second has the rest: seen with
+#: ``lzma.open()`` of Python 3.11.
+_FIRST_WRITE: Final = 8
 
 
 @dataclass(slots=True)
@@ -75,15 +81,16 @@ class Seconds:
 
 
 def code_snapshot(
-    memory: Memory, snapshot: Evidence, rng: np.random.Generator, *, cpu: int
+    memory: Memory, snapshot: Evidence, rng: np.random.Generator, *, cpu: int, written: int = 0
 ) -> Seconds:
     """Do what the recorder, on this CPU, does with a snapshot before the next step.
 
-    Returns the clock.
+    ``written`` is the size in bytes of the file that it writes. Returns the clock.
     """
     clock = Seconds(memory, float(rng.random()))
     flags, scan = snapshot.page_flags, snapshot.scan
     if flags is None or scan is None:
+        _write_file(memory, written, cpu)
         return clock
     scanned = float(scan.t_ns[-1] - scan.begun_ns) / _NS
     spread = float(np.exp(rng.normal(0, RECORDER.seconds_sigma)))
@@ -102,9 +109,17 @@ def code_snapshot(
         memory.free_batch(runs, order=0, cpu=cpu)
     kept.append(take(RECORDER.compressor_bytes))
     clock.pass_by(2 * phase)
+    _write_file(memory, written, cpu)
     for frames in reversed(kept):
         memory.free_batch(frames, order=0, cpu=cpu)
     return clock
+
+
+def _write_file(memory: Memory, nr_bytes: int, cpu: int) -> None:
+    """Put the recorder's file in the page cache, not on disk yet."""
+    first = min(_FIRST_WRITE * PAGE_SIZE, nr_bytes)
+    memory.write_pages(first, cpu=cpu)
+    memory.write_pages(nr_bytes - first, index=_FIRST_WRITE, cpu=cpu)
 
 
 def draw_cpus(nr: int, nr_cpus: int, rng: np.random.Generator, *, first: int) -> list[int]:
@@ -117,6 +132,13 @@ def draw_cpus(nr: int, nr_cpus: int, rng: np.random.Generator, *, first: int) ->
         stays = rng.random() >= RECORDER.moves
         cpus.append(cpus[-1] if stays else int(rng.integers(nr_cpus)))
     return cpus[1:]
+
+
+def draw_move(cpu: int, asked: int, nr_cpus: int, rng: np.random.Generator) -> list[int]:
+    """Draw on which CPU each request of a step that compacts runs: it is often moved once."""
+    moved = rng.random() < RECORDER.moves_while_compacting
+    stays = int(rng.integers(asked)) if moved else asked
+    return [cpu] * stays + [another_cpu(cpu, nr_cpus, rng)] * (asked - stays)
 
 
 def recorders_cpu(snapshot: Evidence, nr_cpus: int, rng: np.random.Generator) -> int:

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from contigmm.abi import PAGE_SIZE
 from contigmm.hosts import Builder, Evidence
 from contigmm.hosts.draft import Subject, stream
 from contigmm.phys import CoreError, Memory
@@ -26,7 +25,13 @@ from contigmm.sim.boot import boot_memory
 from contigmm.validate.gigantic import fill_gigantic
 from contigmm.validate.khugepaged import PMD_ORDER, enable_size
 from contigmm.validate.supply import TABLE_GFP, Ask, probe
-from contigmm.validate.supply_gap import RECORDER, code_snapshot, draw_cpus, recorders_cpu
+from contigmm.validate.supply_gap import (
+    RECORDER,
+    code_snapshot,
+    draw_cpus,
+    draw_move,
+    recorders_cpu,
+)
 
 #: A fault in advised memory with ``defrag`` at always: mm/huge_memory.c:vma_thp_gfp_mask(), v6.12.
 ALWAYS_GFP: Final = GFP["GFP_TRANSHUGE"]
@@ -42,9 +47,6 @@ POOL_GFP: Final = (
 )
 PAGE_GFP: Final = GFP["GFP_HIGHUSER_MOVABLE"]
 _PMD_KIB: Final = 2048
-#: What the recorder's first write(2) of a file holds, in pages; the second has the rest: seen with
-#: ``lzma.open()`` of Python 3.11.
-_FIRST_WRITE: Final = 8
 _COUNTERS: Final = (
     "compact_migrate_scanned",
     "compact_free_scanned",
@@ -97,12 +99,11 @@ def _run(
     memory = boot_memory(builder.build(seed=seed), seed=seed, cpus=None, costs=False)
     rng = stream(seed, Subject.BETWEEN)
     recorder = recorders_cpu(snapshot, memory.nr_cpus(), rng)
-    clock = code_snapshot(memory, snapshot, rng, cpu=recorder)
-    _write_file(memory, written, recorder)
+    clock = code_snapshot(memory, snapshot, rng, cpu=recorder, written=written)
     cpus = draw_cpus(len(steps), memory.nr_cpus(), rng, first=recorder)
     for step, cpu in zip(steps, cpus, strict=True):
         before, counted = free_pageblocks(memory), memory.vmstat()
-        delivered = run_step(memory, step, cpu)
+        delivered = run_step(memory, step, cpu, rng)
         now = memory.vmstat()
         clock.pass_by(RECORDER.seconds_a_step)
         yield Outcome(
@@ -113,15 +114,8 @@ def _run(
         )
 
 
-def _write_file(memory: Memory, nr_bytes: int, cpu: int) -> None:
-    """Put the recorder's file in the page cache, not on disk yet."""
-    first = min(_FIRST_WRITE * PAGE_SIZE, nr_bytes)
-    memory.write_pages(first, cpu=cpu)
-    memory.write_pages(nr_bytes - first, index=_FIRST_WRITE, cpu=cpu)
-
-
-def run_step(memory: Memory, step: Mapping[str, Any], cpu: int) -> int:
-    """Run one step's requests on a CPU; return how many folios or pages it got."""
+def run_step(memory: Memory, step: Mapping[str, Any], cpu: int, rng: np.random.Generator) -> int:
+    """Run one step's requests, at first on a CPU; return how many folios or pages it got."""
     kind = step.get("step")
     if kind == "compact_memory":
         memory.compact_memory(cpu=cpu)
@@ -134,19 +128,22 @@ def run_step(memory: Memory, step: Mapping[str, Any], cpu: int) -> int:
         return 0
     enable_size(memory, int(step["order"]))
     if makes_room(step):
-        return _fault_always(memory, int(step["order"]), int(step["max"]), cpu)
+        asked = int(step["max"])
+        return _fault_always(
+            memory, int(step["order"]), draw_move(cpu, asked, memory.nr_cpus(), rng)
+        )
     memory.set_direct_reclaim(False)
     got = probe(memory, Ask(int(step["order"]), int(step["max"])), cpu=cpu)
     memory.set_direct_reclaim(True)
     return got
 
 
-def _fault_always(memory: Memory, order: int, asked: int, cpu: int) -> int:
-    """Fault in folios that may compact; give everything back."""
+def _fault_always(memory: Memory, order: int, cpus: Sequence[int]) -> int:
+    """Fault in a folio on each of these CPUs, which may compact; give everything back."""
     folios: list[int] = []
     pages: list[int] = []
     a_table = 1 << (PMD_ORDER - order)
-    for number in range(asked):
+    for number, cpu in enumerate(cpus):
         if number % a_table == 0:
             pages += _one(memory, 0, TABLE_GFP, cpu)
         got = _one(memory, order, LOCAL_GFP, cpu) if order == PMD_ORDER else []
@@ -154,8 +151,8 @@ def _fault_always(memory: Memory, order: int, asked: int, cpu: int) -> int:
         folios += got
         if not got:
             pages += _one(memory, 0, PAGE_GFP, cpu)
-    memory.free_batch(np.array(folios, np.uint32), order=order, cpu=cpu)
-    memory.free_batch(np.array(pages, np.uint32), order=0, cpu=cpu)
+    memory.free_batch(np.array(folios, np.uint32), order=order, cpu=cpus[-1])
+    memory.free_batch(np.array(pages, np.uint32), order=0, cpu=cpus[-1])
     return len(folios)
 
 
