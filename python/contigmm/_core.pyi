@@ -813,12 +813,22 @@ class ProgramReplay:
     """
 
     def __new__(
-        cls, memory: Memory, *, boosts: list[int], hopeless: list[bool], seed: int
+        cls,
+        memory: Memory,
+        *,
+        boosts: list[int],
+        hopeless: list[bool],
+        inactive: list[int],
+        young: list[bool],
+        at_ns: int,
+        seed: int,
     ) -> ProgramReplay:
         """Begin a replay.
 
         ``boosts`` are the ``watermark_boost`` of the zones in frames, ``hopeless`` tells of each
-        node whether kswapd has given up, ``seed`` decides what is drawn.
+        node whether kswapd has given up, ``inactive`` names the mapped large folios of files on the
+        inactive list by their first frames, ``young`` tells of each whether it was used lately,
+        ``at_ns`` is the time of CLOCK_MONOTONIC, ``seed`` decides what is drawn.
 
         Raises:
             ValueError: The memory has address spaces, files or runs, or is listened to.

@@ -23,6 +23,7 @@ class Subject(enum.IntEnum):
     PLACEMENT = 4
     REPORTED = 5
     BETWEEN = 6
+    YOUNG = 7
 
 
 def stream(seed: int, subject: Subject) -> np.random.Generator:

@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from contigmm.description import MachineDescription, ZoneDescription
+from contigmm.description import (
+    MAX_PAGE_ORDER,
+    FrameFlags,
+    MachineDescription,
+    PageClass,
+    ZoneDescription,
+)
 from contigmm.hosts import Builder
+from contigmm.hosts.draft import Subject, stream
 from contigmm.hosts.kmem import U8, U32, KmemEvent
 from contigmm.phys import ProgramReplay
 from contigmm.phys.gfp import GFP
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
 MAKERS_OF_ROOM: Final = ("kswapd", "kcompactd")
 
 _MOBILITY: Final = GFP["__GFP_MOVABLE"] | GFP["__GFP_RECLAIMABLE"]
+#: The chance that the entries of a mapped folio on the inactive list are young.
+_YOUNG: Final = 0.5
 
 U64 = npt.NDArray[np.uint64]
 
@@ -90,11 +99,14 @@ class FreeReplay:
             SourceError: it contradicts itself.
         """
         evidence = recording.before
-        zones = tuple(unboosted(zone) for zone in evidence.zones)
+        told = evidence.zones_after or evidence.zones
+        zones = tuple(unboosted(zone) for zone in told)
         settings = {**evidence.settings, "background_reclaim": 1}
         self._recording = recording
         self._builder = Builder(replace(evidence, zones=zones, settings=settings))
-        self._boosts = [zone.watermark_boost or 0 for zone in recording.zones]
+        by_place = sorted(told, key=lambda zone: (zone.node, zone.start_pfn))
+        self._boosts = [zone.watermark_boost or 0 for zone in by_place]
+        self._begin_ns = int(recording.trace.t_ns[0]) if recording.trace.nr_events else 0
         nodes = max((zone.node for zone in zones), default=0) + 1
         self._hopeless = [node in evidence.unreclaimable for node in range(nodes)]
         self.requests = program_requests(recording)
@@ -115,7 +127,16 @@ class FreeReplay:
         self, description: MachineDescription, requests: ProgramRequests, seed: int
     ) -> FreeRun:
         memory = boot_memory(description, seed=seed, cpus=None, costs=False)
-        replay = ProgramReplay(memory, boosts=self._boosts, hopeless=self._hopeless, seed=seed)
+        inactive, young = inactive_folios(description, seed=seed)
+        replay = ProgramReplay(
+            memory,
+            boosts=self._boosts,
+            hopeless=self._hopeless,
+            inactive=inactive,
+            young=young,
+            at_ns=self._begin_ns,
+            seed=seed,
+        )
         _apply(replay, self._returns(seed))
         begun = time.perf_counter()
         played = _apply(replay, requests)
@@ -143,6 +164,31 @@ class FreeReplay:
             handle=blocks.pfn.astype(np.uint32),
             at_ns=np.zeros(nr, np.uint64),
         )
+
+
+def inactive_folios(description: MachineDescription, *, seed: int) -> tuple[list[int], list[bool]]:
+    """Return the mapped large folios of files on the inactive list, and which of them are young.
+
+    Whether the entries that map a folio were used is told by no capture, and decides whether
+    reclaim keeps it: mm/vmscan.c:folio_check_references(), v6.12. It is drawn with even chance, and
+    alike for two folios that make up a block of the largest order, which stand on the list
+    together.
+    """
+    if description.layout is None:
+        return [], []
+    frames = description.layout.frames
+    mapped = frames.flags & (FrameFlags.MAPPED | FrameFlags.ACTIVE) == FrameFlags.MAPPED
+    rows = np.flatnonzero(mapped & (frames.page_class == PageClass.FILE_LARGE) & (frames.order > 0))
+    sizes = np.int64(1) << frames.order[rows].astype(np.int64)
+    counts = frames.nr[rows].astype(np.int64) // sizes
+    first = np.cumsum(counts) - counts
+    within = np.arange(int(counts.sum())) - np.repeat(first, counts)
+    heads = np.repeat(frames.start[rows].astype(np.int64), counts) + within * np.repeat(
+        sizes, counts
+    )
+    blocks, of_block = np.unique(heads >> MAX_PAGE_ORDER, return_inverse=True)
+    young = stream(seed, Subject.YOUNG).random(len(blocks)) < _YOUNG
+    return heads.tolist(), young[of_block].tolist()
 
 
 def unboosted(zone: ZoneDescription) -> ZoneDescription:

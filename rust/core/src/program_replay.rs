@@ -22,15 +22,21 @@ use crate::gfp::Gfp;
 use crate::kmem_replay::ReplayError;
 use crate::mem_map::{BlockHead, PageClass, page_flags};
 use crate::memory::Memory;
-use crate::units::{Cpu, MigrateType, Order, Pfn};
+use crate::units::{Cpu, MigrateType, Order, Pfn, ZoneKind};
 use crate::vmstat::VmEvent;
 
 /// No frame stands for this handle, or no handle for this frame.
 const NONE: u32 = u32::MAX;
-/// How often the threads of the kernel look whether there is something to do, in ns.
-const TICK_NS: u64 = 1_000_000;
-/// How often a CPU's lists shrink: `sysctl_stat_interval`, mm/vmstat.c v6.12 (one second).
+/// How long a thread of the kernel takes to wake, in ns.
+const TICK_NS: u64 = 100_000;
+/// How often a CPU's lists shrink: `sysctl_stat_interval`, mm/vmstat.c v6.12 (one second). The work
+/// comes at whole seconds: `round_jiffies_relative()` in `vmstat_update()`.
 const STAT_INTERVAL_NS: u64 = 1_000_000_000;
+/// How late the work comes at most: jiffies are not in step with the clock, and it is deferrable.
+const STAT_LATE_NS: u64 = 120_000_000;
+/// How often kcompactd looks at fragmentation: `HPAGE_FRAG_CHECK_INTERVAL_MSEC`, mm/compaction.c
+/// v6.12.
+const FRAG_CHECK_NS: u64 = 500_000_000;
 /// Tracepoints that may wait to be counted.
 const RING: usize = 1 << 22;
 /// How many of them are counted at a time.
@@ -60,6 +66,12 @@ pub struct Start {
     pub boosts: Vec<u64>,
     /// Whether kswapd had given up (`node_unreclaimable` of /proc/zoneinfo), by node.
     pub hopeless: Vec<bool>,
+    /// First frames of mapped large folios of files on the inactive list.
+    pub inactive: Vec<u32>,
+    /// Of each of these, whether its entries were used lately.
+    pub young: Vec<bool>,
+    /// When, in ns of `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
     /// What decides everything that is drawn.
     pub seed: u64,
 }
@@ -132,6 +144,8 @@ pub struct ProgramReplay {
     now_ns: u64,
     next_tick_ns: u64,
     next_stat_ns: Vec<u64>,
+    /// The boosts of all zones, as last seen.
+    boosted: u64,
     at_start: Counters,
     played: Played,
 }
@@ -177,7 +191,19 @@ impl ProgramReplay {
         for (node, _) in start.hopeless.iter().enumerate().filter(|(_, on)| **on) {
             memory.background.give_up(node);
         }
+        if start.inactive.len() != start.young.len() {
+            refuse!("it is not told of each inactive folio whether it is young");
+        }
+        for (&pfn, &young) in start.inactive.iter().zip(&start.young) {
+            let head = memory.map.head_at(Pfn(pfn));
+            if head.is_some_and(|head| head.class.is_file() && memory.is_stock(head)) {
+                let used = page_flags::ACTIVE | page_flags::REFERENCED;
+                let set = if young { page_flags::REFERENCED } else { 0 };
+                memory.map.relist_file(Pfn(pfn), set, used);
+            }
+        }
         let nr = memory.map.nr_frames() as usize;
+        share_lists(memory);
         let mut replay = Self {
             stand_in: vec![NONE; nr],
             holder: vec![NONE; nr],
@@ -186,11 +212,12 @@ impl ProgramReplay {
             now_ns: 0,
             next_tick_ns: TICK_NS,
             next_stat_ns: Vec::new(),
+            boosted: start.boosts.iter().sum(),
             at_start: Counters::of(memory),
             played: Played::default(),
         };
         replay.name_frames(memory);
-        replay.draw(memory, start.seed);
+        replay.draw(memory, start);
         Ok(replay)
     }
 
@@ -219,16 +246,16 @@ impl ProgramReplay {
         }
     }
 
-    /// Draws what no recording tells: in which second's part each CPU's lists shrink, when kcompactd
-    /// last looked, and which kernel pages look like listed ones.
-    fn draw(&mut self, memory: &mut Memory, seed: u64) {
-        let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    /// Draws what no recording tells: how late each CPU's lists shrink, when kcompactd last looked,
+    /// and which kernel pages look like listed ones.
+    fn draw(&mut self, memory: &mut Memory, start: &Start) {
+        let mut rng = Pcg64Mcg::seed_from_u64(start.seed);
         let mut below =
             |bound: u64| ((u128::from(rng.next_u64()) * u128::from(bound)) >> 64) as u64;
-        self.next_stat_ns = (0..memory.clock.nr_cpus())
-            .map(|_| below(STAT_INTERVAL_NS))
-            .collect();
-        memory.clock.advance(below(STAT_INTERVAL_NS / 2));
+        let late = below(STAT_LATE_NS);
+        let next = (late + STAT_INTERVAL_NS - start.at_ns % STAT_INTERVAL_NS) % STAT_INTERVAL_NS;
+        self.next_stat_ns = vec![next; usize::from(memory.clock.nr_cpus())];
+        memory.clock.advance(below(FRAG_CHECK_NS));
         for at in (1..self.blank.len()).rev() {
             let other = usize::try_from(below(at as u64 + 1)).expect("at most `at`");
             self.blank.swap(at, other);
@@ -312,6 +339,9 @@ impl ProgramReplay {
             }
             self.follow_moves(memory);
         }
+        self.boosted = self
+            .boosted
+            .min(memory.zones.iter().map(|zone| zone.watermark_boost).sum());
     }
 
     fn alloc(&mut self, memory: &mut Memory, request: Request) {
@@ -328,6 +358,7 @@ impl ProgramReplay {
         }
         let class = class_of(gfp, order);
         let got = memory.alloc_class(cpu, gfp, order, None, class);
+        self.wake_for_boost(memory);
         self.follow_moves(memory);
         let Ok(pfn) = got else {
             self.played.refused += 1;
@@ -438,6 +469,17 @@ impl ProgramReplay {
         None
     }
 
+    /// Whoever claims a pageblock boosts the marks and wakes kswapd: the end of `rmqueue()`,
+    /// mm/page_alloc.c v6.12.
+    fn wake_for_boost(&mut self, memory: &mut Memory) {
+        let boosted = memory.zones.iter().map(|zone| zone.watermark_boost).sum();
+        if std::mem::replace(&mut self.boosted, boosted) < boosted {
+            let nodes = memory.zones.iter().filter(|zone| zone.watermark_boost > 0);
+            let nodes: Vec<_> = nodes.map(|zone| zone.node).collect();
+            memory.wake_kswapds(&nodes, (Order::ZERO, ZoneKind::Normal, false));
+        }
+    }
+
     /// Learns what compaction moved.
     fn follow_moves(&mut self, memory: &mut Memory) {
         let Some(moves) = memory.moves.as_mut().filter(|moves| !moves.is_empty()) else {
@@ -475,6 +517,19 @@ impl ProgramReplay {
         self.played.migrated = now.migrated - self.at_start.migrated;
         self.played.reclaimed = now.reclaimed - self.at_start.reclaimed;
         self.played
+    }
+}
+
+/// Lets at most a quarter of what a CPU's lists hold stand on that of unmovable pages: it is mostly
+/// processes' pages that make lists long, and a pageblock with many of them in it may have been taken
+/// for the kernel's. A page's list is that of its pageblock's type when it was freed; the type may have
+/// changed since (`free_unref_page()`, mm/page_alloc.c v6.12).
+fn share_lists(memory: &mut Memory) {
+    for pcp in memory.zones.iter_mut().flat_map(|zone| &mut zone.pcps) {
+        let most = pcp.count as usize / 4;
+        let kernel = pcp.list_mut(Order::ZERO, MigrateType::Unmovable);
+        let rest = kernel.split_off(most.min(kernel.len()));
+        pcp.list_mut(Order::ZERO, MigrateType::Movable).extend(rest);
     }
 }
 

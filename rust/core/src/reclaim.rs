@@ -17,7 +17,7 @@ use crate::page_cache::FileId;
 use crate::units::{Cpu, NodeId, Order, Pfn, ZoneId, ZoneKind};
 use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, Wmark};
-use crate::zone::Zone;
+use crate::zone::{PAGEBLOCK, Zone};
 
 /// `SWAP_CLUSTER_MAX`, include/linux/swap.h v6.12: pages reclaimed at a time.
 const SWAP_CLUSTER_MAX: u64 = 32;
@@ -50,6 +50,15 @@ pub(crate) struct Pass {
     pub pages: u64,
     /// It looked at as many as it is to free at most.
     pub enough: bool,
+}
+
+/// What a scan looked at, in frames.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looked {
+    freed: u64,
+    scanned: u64,
+    /// How much of the scan's share that was: of inactive folios, at most a cluster each.
+    charged: u64,
 }
 
 /// What is reclaimed for.
@@ -158,6 +167,15 @@ impl Memory {
         zones.any(|zone| self.zone_reclaimable_pages(zone.id) > 0)
     }
 
+    /// Frames on the inactive lists of the zones that a scan may look at.
+    fn inactive_within(&self, scan: Scan) -> u64 {
+        let within = |zone: &&Zone| zone.node == scan.node && zone.kind <= scan.highest;
+        let zones = self.zones.iter().filter(within);
+        zones
+            .map(|zone| self.map.nr_file(zone.id, FileList::Inactive))
+            .sum()
+    }
+
     fn may_compact_on(&self, scan: Scan) -> bool {
         let on_node =
             |zone: &&Zone| zone.node == scan.node && zone.managed > 0 && zone.kind <= scan.highest;
@@ -254,8 +272,11 @@ impl Memory {
     }
 
     /// Goes on in the ring until `nr` frames are freed or the round's share of it was looked at:
-    /// `shrink_inactive_list()`, as much as `get_scan_count()` says. The last round goes on as long as
-    /// a turn meets pages of files.
+    /// `shrink_inactive_list()`, as much as `get_scan_count()` says. A folio counts at most for a
+    /// cluster of the share, however large it is, as `shrink_lruvec()` takes a cluster off what is left
+    /// to scan for each call that isolates at least one folio. A folio of a pageblock's size has its buddy
+    /// behind it: both were mostly allocated one after the other. The last round goes on as long as a turn
+    /// meets pages of files.
     fn evict(&mut self, scan: Scan, nr: u64) -> u64 {
         if !self.has_lists(scan) {
             return 0;
@@ -268,35 +289,57 @@ impl Memory {
         } else {
             u64::MAX
         });
-        let (mut freed, mut scanned) = (0, 0);
-        for step in 0..most {
-            if freed >= nr || (step == turn && scanned == 0) {
+        let share = self.inactive_within(scan) >> scan.priority;
+        let mut sum = Looked::default();
+        for step in 0..turn * TURNS {
+            let looked = step >= most && sum.charged >= share;
+            if sum.freed >= nr || looked || (step == turn && sum.scanned == 0) {
                 break;
             }
             let pfn = Pfn(permuted(self.reclaim.next, bits, self.spec.seed));
             self.reclaim.next = (self.reclaim.next + 1) & low_bits(bits);
-            let Some(head) = (pfn.0 < nr_frames).then(|| self.map.head_at(pfn)).flatten() else {
-                continue;
-            };
-            if self.is_on_list(head, scan) {
-                scanned += u64::from(head.order.nr_pages());
-                if !self.spare(head) {
-                    freed += self.evict_folio(scan.cpu, head);
-                }
+            self.look_at(scan, pfn, &mut sum);
+            if self
+                .map
+                .head_at(pfn)
+                .is_some_and(|head| head.order == PAGEBLOCK)
+            {
+                self.look_at(scan, pfn.buddy(PAGEBLOCK), &mut sum);
             }
         }
+        self.count_looked(scan, &sum);
+        sum.freed
+    }
+
+    /// Looks at the folio that begins at this frame, if one of a file does, and frees it if it was not
+    /// used.
+    fn look_at(&mut self, scan: Scan, pfn: Pfn, sum: &mut Looked) {
+        let head = (pfn.0 < self.map.nr_frames()).then(|| self.map.head_at(pfn));
+        let Some(head) = head.flatten().filter(|&head| self.is_on_list(head, scan)) else {
+            return;
+        };
+        let nr_pages = u64::from(head.order.nr_pages());
+        sum.scanned += nr_pages;
+        if self.map.flags(head.pfn) & page_flags::ACTIVE == 0 {
+            sum.charged += nr_pages.min(SWAP_CLUSTER_MAX);
+        }
+        if !self.spare(head) {
+            sum.freed += self.evict_folio(scan.cpu, head);
+        }
+    }
+
+    fn count_looked(&mut self, scan: Scan, sum: &Looked) {
         let (scan_event, steal_event) = match scan.by {
             Reclaimer::Direct => (VmEvent::PgScanDirect, VmEvent::PgStealDirect),
             Reclaimer::Kswapd => (VmEvent::PgScanKswapd, VmEvent::PgStealKswapd),
         };
-        self.vmstat.count(scan_event, scanned);
-        self.vmstat.count(steal_event, freed);
-        if freed > 0 {
+        self.vmstat.count(scan_event, sum.scanned);
+        self.vmstat.count(steal_event, sum.freed);
+        if sum.freed > 0 {
             self.note_reclaimed(scan.node);
         }
         let scan_ns = u64::from(self.clock.costs.scan_ns);
-        self.clock.charge(scan.cpu, scanned * scan_ns);
-        freed
+        self.clock.charge(scan.cpu, sum.scanned * scan_ns);
     }
 
     /// Lets a folio stay for this turn if it was used, and takes one of its turns:

@@ -2,7 +2,7 @@
 
 use contigmm_core::kmem_replay::ReplayError;
 use contigmm_core::program_replay::{Played, ProgramReplay, Requests, Start};
-use contigmm_core::{BootSpec, Gfp, Import, Memory, PageClass};
+use contigmm_core::{BootSpec, Gfp, Import, Memory, PageClass, Pfn};
 
 const M: Gfp = Gfp::HIGHUSER_MOVABLE;
 const U: Gfp = Gfp::KERNEL;
@@ -12,33 +12,41 @@ const SECOND: u64 = 1_000_000_000;
 /// other one of the third and the fourth is free; 4 and 5 are kernel pages, of which the first
 /// `listed` stand on CPU 0's list; 6 and 7 are free.
 fn machine(listed: u32) -> Memory {
+    machine_of(listed, 1, (PageClass::File, 0))
+}
+
+/// The same with another type of pageblocks 4 and 5, and other folios in 0 and 1. If these are large,
+/// no other page is a file's.
+fn machine_of(listed: u32, kernel_type: u8, (class, order): (PageClass, u8)) -> Memory {
     let spec = r#"{"nr_cpus": 2, "background": {}, "costs": {},
         "zones": [{"kind": "Normal", "start_pfn": 0, "spanned": 4096,
          "watermarks": {"min": 20, "low": 400, "high": 500, "promo": 600},
          "pcp_limits": {"batch": 7, "high_min": 500, "high_max": 5000}}]}"#;
     let spec = BootSpec::from_json(spec).expect("valid");
     let mut memory = Memory::boot(&spec).expect("bootable");
-    let file = PageClass::File as u8;
+    let other = if order > 0 { PageClass::Anon } else { class };
     let odd = || (1024..2048).filter(|pfn| pfn % 2 == 1);
-    let mut runs = vec![(0, 1024, file)];
-    runs.extend(odd().map(|pfn| (pfn, 1, file)));
+    let mut runs = vec![(0, 1024, class as u8)];
+    runs.extend(odd().map(|pfn| (pfn, 1, other as u8)));
     runs.push((2048 + listed, 1024 - listed, PageClass::Kernel as u8));
     let mut free: Vec<(u32, u8)> = odd().map(|pfn| (pfn - 1, 0)).collect();
     free.push((3072, 10));
     let pcp_pfn: Vec<u32> = (2048..2048 + listed).collect();
     let nr_listed = pcp_pfn.len();
+    let mut run_order = vec![0; runs.len()];
+    run_order[0] = order;
     let state = Import {
         run_start: &runs.iter().map(|run| run.0).collect::<Vec<_>>(),
         run_nr: &runs.iter().map(|run| run.1).collect::<Vec<_>>(),
         run_class: &runs.iter().map(|run| run.2).collect::<Vec<_>>(),
+        run_order: &run_order,
         free_pfn: &free.iter().map(|block| block.0).collect::<Vec<_>>(),
         free_order: &free.iter().map(|block| block.1).collect::<Vec<_>>(),
-        pageblock_mt: &[1; 8],
+        pageblock_mt: &[1, 1, 1, 1, kernel_type, kernel_type, 1, 1],
         pcp_pfn: &pcp_pfn,
         pcp_order: &vec![0; nr_listed],
         pcp_cpu: &vec![0; nr_listed],
         pcp_high: &[(0, 0, 1000)],
-        ..Import::default()
     };
     memory.import(&state).expect("sound");
     memory
@@ -121,7 +129,7 @@ fn a_frame_that_was_in_use_at_the_start_is_given_back_itself() {
     let mut after = before;
     after[4] += 1; // the other frame waits on a list
     assert_eq!(memory.buddyinfo()[0], after);
-    assert_eq!(memory.map().class(contigmm_core::Pfn(1025)), PageClass::Pcp);
+    assert_eq!(memory.map().class(Pfn(1025)), PageClass::Pcp);
 }
 
 #[test]
@@ -200,6 +208,56 @@ fn lists_that_nobody_uses_shrink_within_a_second() {
     };
     assert_eq!(drained(0), 0);
     assert!(drained(SECOND) > 0);
+}
+
+#[test]
+fn lists_shrink_at_whole_seconds_of_the_clock() {
+    let drained = |at_ns| {
+        let mut memory = machine(900);
+        let start = Start {
+            at_ns,
+            ..hopeless()
+        };
+        let events: Vec<Event> = vec![(None, 0, 0, SECOND / 4)];
+        replay(&mut memory, &start, &events).expect("sound").drained
+    };
+    assert_eq!(
+        drained(SECOND / 2),
+        0,
+        "the next whole second is half a second away"
+    );
+    assert!(drained(9 * SECOND / 10) > 0);
+}
+
+#[test]
+fn kernel_pages_make_up_a_quarter_of_a_list_at_most() {
+    let played = |asked: u32| {
+        let mut memory = machine_of(400, 0, (PageClass::File, 0));
+        let events: Vec<Event> = (0..asked).map(|i| (Some(U), 0, i, 0)).collect();
+        replay(&mut memory, &hopeless(), &events).expect("sound")
+    };
+    assert_eq!(played(100).refilled, 0);
+    assert!(played(101).refilled > 0);
+}
+
+#[test]
+fn folios_that_were_used_lately_stay_longer_than_others() {
+    let stays = |young: [bool; 2]| {
+        let mut memory = machine_of(0, 1, (PageClass::FileLarge, 9));
+        memory.mark_used(&[Pfn(0), Pfn(512)], true);
+        let start = Start {
+            inactive: vec![0, 512],
+            young: young.to_vec(),
+            ..Start::default()
+        };
+        let mut events: Vec<Event> = (0..1250).map(|i| (Some(M), 0, 4095 - i, 0)).collect();
+        events.push((None, 0, 4095, SECOND / 50));
+        let played = replay(&mut memory, &start, &events).expect("sound");
+        assert_eq!(played.reclaimed, 512);
+        [0, 512].map(|pfn| memory.map().class(Pfn(pfn)) == PageClass::FileLarge)
+    };
+    assert_eq!(stays([true, false]), [true, false]);
+    assert_eq!(stays([false, true]), [false, true]);
 }
 
 #[test]

@@ -111,19 +111,26 @@ pub struct ProgramReplay {
 
 #[pymethods]
 impl ProgramReplay {
+    #[allow(clippy::too_many_arguments)] // one a fact
     #[new]
-    #[pyo3(signature = (memory, *, boosts, hopeless, seed))]
+    #[pyo3(signature = (memory, *, boosts, hopeless, inactive, young, at_ns, seed))]
     fn new(
         py: Python<'_>,
         memory: Py<Memory>,
         boosts: Vec<u64>,
         hopeless: Vec<bool>,
+        inactive: Vec<u32>,
+        young: Vec<bool>,
+        at_ns: u64,
         seed: u64,
     ) -> PyResult<Self> {
         let core = &memory.get().0;
         let start = Start {
             boosts,
             hopeless,
+            inactive,
+            young,
+            at_ns,
             seed,
         };
         let replay = py
