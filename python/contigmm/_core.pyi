@@ -83,6 +83,7 @@ class RangeUsage(TypedDict):
     anonymous: int
     lazyfree: int
     anonymous_thp: int
+    shmem_thp: int
     pss_anon: int
     pss_shmem: int
 
@@ -395,6 +396,7 @@ class Memory:
         *,
         enabled: str,
         defrag: str,
+        shmem: str,
         use_zero_page: bool,
         always: int,
         madvise: int,
@@ -402,12 +404,15 @@ class Memory:
     ) -> None:
         """Set what /sys/kernel/mm/transparent_hugepage holds; what is mapped stays.
 
-        ``enabled`` and ``defrag`` are the words of the files there. The rest are masks of orders
-        (bit n: folios of 2**n pages), from hugepages-*/enabled.
+        ``enabled``, ``defrag`` and ``shmem`` are the words of the files there. The rest are masks
+        of orders (bit n: folios of 2**n pages), from hugepages-*/enabled.
 
         Raises:
             ValueError: No such word.
         """
+
+    def nr_shmem_pmdmapped(self) -> int:
+        """Count the frames of shared memory that somebody maps huge."""
 
     def split_huge_at(self, *, mm: int, vpn: int) -> None:
         """Map page by page the huge page that begins before ``vpn`` and ends behind it."""
@@ -426,6 +431,24 @@ class Memory:
 
         Raises:
             ValueError: ``vpn`` is no multiple of 512.
+        """
+
+    def collapse_file(
+        self,
+        *,
+        mm: int,
+        cpu: int,
+        vpn: int,
+        vm_start: int,
+        vm_end: int,
+        vm_flags: int,
+        obj: int,
+        pgoff: int,
+    ) -> str:
+        """Make one huge page of 512 pages of shared memory and map it; causes as ``collapse``.
+
+        Raises:
+            ValueError: ``vpn``, or the object's page there, is no multiple of 512.
         """
 
     def node_of_page(self, *, mm: int, vpn: int) -> tuple[int, str]:

@@ -177,6 +177,7 @@ class ModelFile:
         self.shmem = shmem
         self.size = size
         self.fill = fill
+        self.fill_end = size  # what was filled ends here, maybe within a page
         self.blank_from = (size + 4095) >> 12  # no pattern from this page on
         self.blank: set[int] = set()
         self.pages: dict[int, Page] = {}
@@ -185,6 +186,8 @@ class ModelFile:
         patterned = self.fill is not None and index < self.blank_from and index not in self.blank
         fill = (self.fill or 0) + index & 255 if patterned else 0
         page = self.pages[index] = Page("shmem" if self.shmem else "file", fill)
+        if patterned and self.fill_end - index * 4096 < 4096:
+            page.data.update(dict.fromkeys(range(self.fill_end % 4096, 4096), 0))
         return page
 
 
@@ -202,10 +205,11 @@ class ModelMemory:
         self.runs: dict[int, list[Page]] = {}
 
     def thp_configure(
-        self, *, enabled: str, defrag: str, use_zero_page: bool, always: int, madvise: int,
-        inherit: int,
+        self, *, enabled: str, defrag: str, shmem: str, use_zero_page: bool, always: int,
+        madvise: int, inherit: int,
     ) -> None:  # fmt: skip
         assert (always, madvise, inherit) == (0, 0, 1 << 9), "huge pages of 2 MiB only"
+        assert shmem in ("never", "deny"), "shared memory in small pages only"
         self.thp, self.use_zero_page = enabled, use_zero_page
 
     # -- address spaces -------------------------------------------------------------------
@@ -604,6 +608,12 @@ class ModelMemory:
         self._map_huge(mm, space, index, folio)
         return ""
 
+    def collapse_file(
+        self, *, mm: int, cpu: int, vpn: int, vm_start: int, vm_end: int, vm_flags: int, obj: int,
+        pgoff: int,
+    ) -> str:  # fmt: skip
+        raise NotImplementedError("shared memory in small pages only")
+
     def fork(
         self, *, parent: int, child: int, cpu: int, ranges: Sequence[tuple[int, int, int]]
     ) -> tuple[int, str]:
@@ -825,5 +835,6 @@ class ModelMemory:
             "rss": (rss + huge) << 12,
             "anonymous": (anon + huge) << 12,
             "anonymous_thp": huge << 12,
+            "shmem_thp": 0,
             "pss": pss >> 12,
         }

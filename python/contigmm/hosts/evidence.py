@@ -68,6 +68,7 @@ _SETTINGS = {
     "/proc/sys/vm/mmap_min_addr": "mmap_min_addr",
     "/sys/kernel/mm/transparent_hugepage/enabled": "transparent_hugepage",
     "/sys/kernel/mm/transparent_hugepage/defrag": "transparent_hugepage_defrag",
+    "/sys/kernel/mm/transparent_hugepage/shmem_enabled": "transparent_hugepage_shmem",
 }
 SETTING_PATHS = tuple(_SETTINGS)
 

@@ -39,7 +39,6 @@ from contigmm.mm.flags import (
     VM_LOCKED,
     VM_MAYBE_GUARD,
     VM_MERGEABLE,
-    VM_NO_KHUGEPAGED,
     VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_RAND_READ,
@@ -51,12 +50,14 @@ from contigmm.mm.flags import (
     VM_WRITE,
     VmFlags,
 )
+from contigmm.mm.huge import may_collapse
 from contigmm.mm.object_pages import punch_hole
 from contigmm.mm.populate import fault_in
 from contigmm.mm.vma import is_shared_maywrite
 
 if TYPE_CHECKING:
     from contigmm.mm.mm_struct import MmStruct
+    from contigmm.mm.ports import HugePort
     from contigmm.mm.task import Task
     from contigmm.mm.vma import VmArea
 
@@ -231,24 +232,35 @@ def collapse(task: "Task", vma: "VmArea", start: int, end: int) -> None:
     """MADV_COLLAPSE: make huge pages now; madvise_collapse(), mm/khugepaged.c, v6.18."""
     low = (start + PMD_SIZE - 1) & -PMD_SIZE
     high = end & -PMD_SIZE
-    inside = (vma.vm_start + PMD_SIZE - 1) & -PMD_SIZE
-    suitable = inside + PMD_SIZE <= vma.vm_end
     mm = task.mm
-    refused = (vma.vm_flags | mm.fault_flags) & (VM_NOHUGEPAGE | VM_NO_KHUGEPAGED)
-    allowed = not refused and vma.file is None
     huge = mm.config.huge
-    if not suitable or not allowed or vma.anon_vma is None or high < low or huge is None:
+    if high < low or huge is None or not may_collapse(mm, vma):
         raise SyscallError(EINVAL, Reason.NOTHING_TO_COLLAPSE)
     cause = ""
     for addr in range(low, high, PMD_SIZE):
-        failed = huge.collapse(
-            mm=mm.id, cpu=task.cpu, vpn=addr >> PAGE_SHIFT, vm_flags=vma.vm_flags
-        )
+        failed = _collapse_at(huge, task, vma, addr)
         cause = failed or cause
         if failed and failed != "busy":
             break
     if cause:
         raise SyscallError(*_COLLAPSE_ERRNO[cause])
+
+
+def _collapse_at(huge: "HugePort", task: "Task", vma: "VmArea", addr: int) -> str:
+    """Make one huge page at ``addr``; the cause if it fails: hpage_collapse_scan_*(), v6.18."""
+    mm, vpn = task.mm, addr >> PAGE_SHIFT
+    if vma.file is None:
+        return huge.collapse(mm=mm.id, cpu=task.cpu, vpn=vpn, vm_flags=vma.vm_flags)
+    return huge.collapse_file(
+        mm=mm.id,
+        cpu=task.cpu,
+        vpn=vpn,
+        vm_start=vma.vm_start,
+        vm_end=vma.vm_end,
+        vm_flags=vma.vm_flags,
+        obj=vma.file.inode.core_id,
+        pgoff=vma.vm_pgoff,
+    )
 
 
 def populate(task: "Task", start: int, end: int, *, write: bool) -> None:

@@ -61,7 +61,7 @@ class MmConfig:
     __slots__ = (
         "contig", "dac_mmap_min_addr", "directory", "huge", "hugetlb_free", "max_map_count",
         "memory", "mmap_base", "mmap_legacy_base", "mmap_min_addr", "nodes", "overcommit",
-        "stack_guard_gap", "thp_always", "thp_madvise",
+        "stack_guard_gap", "thp_always", "thp_madvise", "thp_shmem",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +84,7 @@ class MmConfig:
         self.mmap_legacy_base = TASK_UNMAPPED_BASE
         self.thp_always = False
         self.thp_madvise = True  # CONFIG_TRANSPARENT_HUGEPAGE_MADVISE
+        self.thp_shmem = "never"  # which pages of shared memory are huge: shmem_enabled
         self.nodes = 1  # mask of the nodes that have memory
         self.hugetlb_free = 0  # free 2 MiB pages in the pool
         self.directory: dict[str, Inode] = {}  # files that open(2) made, by path
@@ -93,13 +94,16 @@ class MmConfig:
         enabled: str,
         *,
         defrag: str = "madvise",
+        shmem: str = "never",
         use_zero_page: bool = True,
         orders: "Mapping[int, str] | None" = None,
     ) -> None:
         """Write to /sys/kernel/mm/transparent_hugepage.
 
-        ``enabled`` is always, madvise or never; ``orders`` has the words of hugepages-*/enabled
-        (these and inherit) by log2 of pages: by default those of 2 MiB inherit, the others never.
+        ``enabled`` is always, madvise or never; ``shmem`` is always, within_size, advise, never,
+        deny or force, for pages of 2 MiB of memfds and shared anonymous memory; ``orders`` has the
+        words of hugepages-*/enabled (these and inherit) by log2 of pages: by default those of
+        2 MiB inherit, the others never.
 
         Raises:
             ValueError: no such word.
@@ -113,12 +117,17 @@ class MmConfig:
         }
         if self.huge is not None:
             self.huge.thp_configure(
-                enabled=enabled, defrag=defrag, use_zero_page=use_zero_page, **masks
+                enabled=enabled,
+                defrag=defrag,
+                shmem=shmem,
+                use_zero_page=use_zero_page,
+                **masks,
             )
         own = words[_PMD_ORDER]
         effective = enabled if own == "inherit" else own
         self.thp_always = effective == "always"
         self.thp_madvise = effective == "madvise"
+        self.thp_shmem = shmem
 
     def set_sysctl(self, name: str, value: int | str) -> None:
         """Write to a file of /proc/sys/vm; one that no rule here asks for is passed over.

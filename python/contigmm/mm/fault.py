@@ -28,14 +28,13 @@ from contigmm.mm.files import SpecialMapping
 from contigmm.mm.flags import (
     VM_ACCESS_FLAGS,
     VM_GROWSDOWN,
-    VM_HUGEPAGE,
     VM_LOCKED,
-    VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_SHARED,
     VM_STICKY,
     VM_WRITE,
 )
+from contigmm.mm.huge import thp_at_fault
 from contigmm.mm.limits import may_expand_vm, mlock_future_ok
 from contigmm.mm.placement import placing
 from contigmm.mm.policy import NO_CORE_RUN
@@ -129,15 +128,6 @@ def _acct_stack_growth(
         and mlock_future_ok(task, mm, vma.vm_flags, grow << PAGE_SHIFT)
         and task.vm_enough_memory(grow)
     )
-
-
-def thp_at_fault(mm: "MmStruct", vma: "VmArea") -> bool:
-    """May a fault in this VMA make a huge page? thp_vma_allowable_orders(), v6.12, PMD order."""
-    config = mm.config
-    vm_flags = vma.vm_flags
-    if vma.file is not None or (vm_flags | mm.fault_flags) & VM_NOHUGEPAGE:
-        return False
-    return config.thp_always or (config.thp_madvise and bool(vm_flags & VM_HUGEPAGE))
 
 
 def _bad_address(addr: int, done: int) -> MemoryFault:

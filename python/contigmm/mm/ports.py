@@ -187,8 +187,8 @@ class HugePort(Protocol):
     """Huge pages and lazy freeing: what a memory may lack; ``MmConfig.huge`` is None then."""
 
     def thp_configure(
-        self, *, enabled: str, defrag: str, use_zero_page: bool, always: int, madvise: int,
-        inherit: int,
+        self, *, enabled: str, defrag: str, shmem: str, use_zero_page: bool, always: int,
+        madvise: int, inherit: int,
     ) -> None:  # fmt: skip
         """Set what /sys/kernel/mm/transparent_hugepage holds; the last three mask orders."""
 
@@ -206,6 +206,12 @@ class HugePort(Protocol):
 
     def collapse(self, *, mm: int, cpu: int, vpn: int, vm_flags: int) -> str:
         """Make one huge page of what is mapped: '' or unfit, busy, out_of_memory."""
+
+    def collapse_file(
+        self, *, mm: int, cpu: int, vpn: int, vm_start: int, vm_end: int, vm_flags: int, obj: int,
+        pgoff: int,
+    ) -> str:  # fmt: skip
+        """Make one huge page of the object's pages at ``vpn`` and map it; answers as collapse."""
 
     def cache_reserve(self, file: int, *, index: int, nr: int, cpu: int = 0) -> tuple[int, str]:
         """Bring pages into the cache that have not been filled yet: shmem_fallocate()."""

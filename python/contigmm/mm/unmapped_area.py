@@ -11,6 +11,7 @@ from contigmm.abi import (
     MAP_FIXED,
     MAP_SHARED,
     PAGE_MASK,
+    PAGE_SHIFT,
     PAGE_SIZE,
     PMD_SIZE,
     TASK_SIZE,
@@ -131,6 +132,25 @@ def _thp_aligned(mm: "MmStruct", addr: int, length: int, offset: int, flags: int
     return _plain(mm, addr, length, flags)
 
 
+def _shmem(mm: "MmStruct", addr: int, length: int, pgoff: int, flags: int) -> int | None:
+    """Prefer an address as aligned as its place in the object: shmem_get_unmapped_area(), v6.18.
+
+    Only where huge pages of shared memory are enabled, and no hint was honoured.
+    """
+    found = _plain(mm, addr, length, flags)
+    if found is None or mm.config.thp_shmem in ("never", "deny") or flags & MAP_FIXED:
+        return found
+    offset = (pgoff << PAGE_SHIFT) & (PMD_SIZE - 1)
+    cut = bool(offset) and offset + length < 2 * PMD_SIZE
+    aligned = found & (PMD_SIZE - 1) == offset
+    if found == addr or length < PMD_SIZE or cut or aligned:
+        return found
+    inflated = _plain(mm, addr, length + PMD_SIZE - PAGE_SIZE, flags)
+    if inflated is None or inflated > TASK_SIZE - length:
+        return found
+    return inflated + ((offset - inflated) & (PMD_SIZE - 1))
+
+
 def get_unmapped_area(
     task: "Task",
     file: "Backing | None",
@@ -149,6 +169,8 @@ def get_unmapped_area(
         raise SyscallError(ENOMEM, Reason.BEYOND_TASK_SIZE)
     if file is not None and file.thp_aligned:
         found = _thp_aligned(mm, addr, length, pgoff << 12, flags)
+    elif flags & MAP_SHARED if file is None else file.is_shmem:
+        found = _shmem(mm, addr, length, 0 if file is None else pgoff, flags)
     elif file is not None and file.is_hugetlb:
         found = _hugetlb(task, file, addr, length, flags)
     elif file is None and not addr and not length & (PMD_SIZE - 1) and not flags & MAP_SHARED:

@@ -44,6 +44,7 @@ _OF_NODES: Final = {
     "SUnreclaim": "nr_slab_unreclaimable",
     "PageTables": "nr_page_table_pages",
     "AnonHugePages": "nr_anon_transparent_hugepages",
+    "ShmemHugePages": "nr_shmem_hugepages",
 }
 
 

@@ -8,11 +8,11 @@ import numpy.typing as npt
 
 from contigmm.abi import PAGE_MASK, PAGE_SHIFT, TASK_SIZE, U64_MAX
 from contigmm.description import PageClass
-from contigmm.mm.fault import thp_at_fault
 from contigmm.mm.flags import VM_EXEC, VM_LOCKED, VM_READ, VM_WRITE, vm_flags_letters
+from contigmm.mm.huge import thp_eligible
 from contigmm.mm.mm_struct import MmStruct
 from contigmm.mm.task import Task
-from contigmm.mm.vma import VmArea, may_share_perms, vma_is_anonymous, vma_pages
+from contigmm.mm.vma import VmArea, may_share_perms, vma_pages
 from contigmm.phys import Memory
 from contigmm.procfs.meminfo import meminfo as meminfo_numbers
 from contigmm.procfs.meminfo import meminfo_text
@@ -64,6 +64,7 @@ _NODE_COUNTERS: Final = {
     "nr_shmem": _SHMEM,
     "nr_page_table_pages": (PageClass.PGTABLE,),
     "nr_anon_transparent_hugepages": (PageClass.ANON_THP,),
+    "nr_shmem_hugepages": (PageClass.SHMEM_THP,),
 }
 
 
@@ -117,6 +118,7 @@ def _smaps_numbers(mm: MmStruct, start: int, end: int, locked: int) -> dict[str,
         "Anonymous": kb["anonymous"],
         "LazyFree": kb["lazyfree"],
         "AnonHugePages": kb["anonymous_thp"],
+        "ShmemPmdMapped": kb["shmem_thp"],
         "Locked": locked >> 10,
     }
 
@@ -136,7 +138,7 @@ def smaps(task: Task) -> str:
         SmapsRow(
             _maps_row(mm, vma),
             _smaps_numbers(mm, vma.vm_start, vma.vm_end, _locked_bytes(mm, vma)),
-            thp_eligible=vma_is_anonymous(vma) and thp_at_fault(mm, vma),
+            thp_eligible=thp_eligible(mm, vma),
             vm_flags=vm_flags_letters(vma.vm_flags),
         )
         for vma in mm.all_vmas()
@@ -157,7 +159,9 @@ def meminfo(memory: Memory, overcommit: "Overcommit") -> str:
     """Text of /proc/meminfo."""
     zones, nodes = zone_views(memory), node_stats(memory)
     mapped = memory.user_stat()["nr_mapped"]
-    return meminfo_text(meminfo_numbers(zones, nodes, overcommit, mapped=mapped))
+    numbers = meminfo_numbers(zones, nodes, overcommit, mapped=mapped)
+    numbers["ShmemPmdMapped"] = memory.nr_shmem_pmdmapped() << (PAGE_SHIFT - 10)
+    return meminfo_text(numbers)
 
 
 def status(task: Task) -> dict[str, int]:

@@ -24,7 +24,7 @@ from contigmm.sim.graph import GraphReader, GraphWriter
 from contigmm.sim.state import ClockMode, MachineState
 from contigmm.sim.table import ProcessTable
 
-VERSION: Final = 2
+VERSION: Final = 3
 ENGINE: Final = f"contigmm {version('contigmm')}, snapshots {VERSION}"
 """What must be equal for operations to be carried out again with the same answers."""
 MAX_SNAPSHOT_BYTES: Final = 1 << 36
@@ -41,6 +41,7 @@ _SETTINGS: Final = (
     "mmap_legacy_base",
     "thp_always",
     "thp_madvise",
+    "thp_shmem",
     "hugetlb_free",
 )
 _FACTS: Final = (

@@ -54,6 +54,7 @@ class MachineState:
         config.set_thp(
             str(description.settings.get("transparent_hugepage", "madvise")),
             defrag=str(description.settings.get("transparent_hugepage_defrag", "madvise")),
+            shmem=str(description.settings.get("transparent_hugepage_shmem", "never")),
         )
         config.nodes = sum(1 << node for node in description.nodes)
         for name, value in description.settings.items():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-SMAPS_FIELDS: Final = ("Rss", "Anonymous", "AnonHugePages", "Locked")
+SMAPS_FIELDS: Final = ("Rss", "Anonymous", "AnonHugePages", "ShmemPmdMapped", "Locked")
 STATUS_FIELDS: Final = ("VmSize", "VmLck", "VmRSS", "VmData", "VmStk")
 _RESULT: Final = ("ret", "err", "sig", "code", "n", "val", "skip")
 #: The recorder's own image lies below.

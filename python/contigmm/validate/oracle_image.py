@@ -38,7 +38,11 @@ def make_config(setup: dict[str, Any], memory: "MemoryPort") -> MmConfig:
     """Settings of the machine on which the program was recorded."""
     env = setup["env"]
     config = MmConfig(memory, profile="linux", total_ram_pages=env["total_ram_pages"])
-    config.set_thp(env["thp"], use_zero_page=bool(env.get("use_zero_page", 1)))
+    config.set_thp(
+        env["thp"],
+        shmem=env.get("thp_shmem", "never"),
+        use_zero_page=bool(env.get("use_zero_page", 1)),
+    )
     config.overcommit.mode = env.get("overcommit_memory", 0)
     config.overcommit.total_swap_pages = env.get("total_swap_pages", 0)
     config.max_map_count = env.get("max_map_count", config.max_map_count)
@@ -143,7 +147,6 @@ def _patterned(memory: "MemoryPort", slot: int, size: int, *, shmem: bool) -> in
     """Make a file as the recorder wrote it, all of it cached; behind its end there are zeros."""
     pages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT
     fill = (16 * slot + 1) & 255
-    core_id = memory.file_create(shmem=shmem, size=pages << PAGE_SHIFT, fill=fill)
+    core_id = memory.file_create(shmem=shmem, size=size, fill=fill)
     memory.cache_insert(core_id, index=0, nr=pages)
-    memory.file_truncate(core_id, size=size)
     return core_id

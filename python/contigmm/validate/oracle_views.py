@@ -15,7 +15,10 @@ _STATUS = (
     "VmSize", "VmLck", "VmPin", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmData", "VmStk",
 )  # fmt: skip
 
-_USAGE = {"Rss": "rss", "Anonymous": "anonymous", "AnonHugePages": "anonymous_thp"}
+_USAGE = {
+    "Rss": "rss", "Anonymous": "anonymous", "AnonHugePages": "anonymous_thp",
+    "ShmemPmdMapped": "shmem_thp",
+}  # fmt: skip
 
 
 def _maps_line(mm: "MmStruct", vma: "VmArea") -> str:

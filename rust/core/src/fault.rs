@@ -295,6 +295,11 @@ impl Memory {
         {
             return Ok(pte);
         }
+        if let Some(file) = f.vma.file
+            && let Some(pte) = self.handle_huge_file_fault(f, file, vpn, write)?
+        {
+            return Ok(pte);
+        }
         let around = !write && self.maps_around(f, vpn);
         if let Some(file) = f.vma.file
             && !around

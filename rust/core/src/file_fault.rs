@@ -1,7 +1,7 @@
 //! Faults on pages of files: `do_fault()` and what it calls, mm/memory.c and mm/filemap.c v6.12, with
 //! the neighbours that are mapped and read along.
 
-use crate::address_space::{Cause, MmId, rss_kind, vm_flags};
+use crate::address_space::{Cause, MmId, VmArea, rss_kind, vm_flags};
 use crate::error::AllocError;
 use crate::fault::{FaultContext, GFP_ANON};
 use crate::gfp::Gfp;
@@ -9,6 +9,7 @@ use crate::mem_map::page_flags;
 use crate::memory::Memory;
 use crate::page_cache::{FileId, FileKind, MAX_READ_AHEAD};
 use crate::page_table::{LeafId, PTRS_PER_TABLE, Pte, slot_of};
+use crate::shmem_huge::SHMEM_FLAGS;
 use crate::units::{Cpu, Order, Pfn};
 use crate::vmstat::VmEvent;
 
@@ -35,6 +36,10 @@ impl Memory {
     ) -> Result<Pte, Cause> {
         if around {
             self.do_fault_around(f, file, leaf, vpn);
+            let pte = self.owners.tables.leaf(leaf).ptes[slot_of(vpn, 0)];
+            if !pte.is_none() {
+                return Ok(pte); // as part of a large folio
+            }
         }
         let index = f.vma.index_of(vpn);
         if index >= self.owners.cache.file(file).end_index() {
@@ -47,10 +52,14 @@ impl Memory {
         let pfn = match self.owners.cache.file(file).lookup(index) {
             Some(pfn) => pfn,
             None => {
-                let pfn = self.sync_mmap_readahead(f, file, index)?;
+                let pfn = self.sync_mmap_readahead(f, file, (vpn, index))?;
                 if !write && !f.vma.has(VM_DONTEXPAND) {
                     // filemap_fault() drops the lock to read, and the fault begins again.
                     self.do_fault_around(f, file, leaf, vpn);
+                    let pte = self.owners.tables.leaf(leaf).ptes[slot_of(vpn, 0)];
+                    if !pte.is_none() {
+                        return Ok(pte);
+                    }
                 }
                 pfn
             }
@@ -60,12 +69,15 @@ impl Memory {
         } else {
             self.read_bits(f, file)
         };
+        if self.is_folio_absent(f, file, vpn, pfn) {
+            self.map_folio_around(f, file, (leaf, vpn), pfn, bits); // `finish_fault()`
+        }
         Ok(self.map_cached(f.mm, file, (vpn, index), pfn, bits))
     }
 
     /// Bits of an entry made by a read fault: `vma->vm_page_prot`. A shared page of a disk's file is
     /// mapped read-only first, so that its first write is seen: `vma_wants_writenotify()`.
-    fn read_bits(&self, f: &FaultContext, file: FileId) -> u64 {
+    pub(crate) fn read_bits(&self, f: &FaultContext, file: FileId) -> u64 {
         let writable = f.vma.has(vm_flags::SHARED)
             && f.vma.has(vm_flags::WRITE)
             && self.owners.cache.file(file).kind == FileKind::Shmem;
@@ -82,10 +94,10 @@ impl Memory {
     ) -> Result<Pte, Cause> {
         let source = match self.owners.cache.file(file).lookup(index) {
             Some(pfn) => {
-                self.map.add_flags(pfn, page_flags::UPTODATE); // shmem_get_folio_gfp() clears it
+                self.mark_uptodate(pfn); // shmem_get_folio_gfp() clears it
                 pfn
             }
-            None => self.sync_mmap_readahead(f, file, index)?,
+            None => self.sync_mmap_readahead(f, file, (vpn, index))?,
         };
         let fill = self.owners.cache.file(file).fill_of(index);
         let new = |memory: &mut Self| memory.new_anon(f, vpn, Gfp::HIGHUSER_MOVABLE);
@@ -102,9 +114,9 @@ impl Memory {
         &mut self,
         f: &FaultContext,
         file: FileId,
-        index: u32,
+        (vpn, index): (u64, u32),
     ) -> Result<Pfn, AllocError> {
-        let wanted = self.cache_page(f.cpu, file, index)?;
+        let wanted = self.cache_page(f.cpu, file, index, Some((f.vma, vpn)))?;
         let object = self.owners.cache.file(file);
         if object.kind == FileKind::Shmem || f.vma.has(VM_RAND_READ) {
             return Ok(wanted);
@@ -176,6 +188,7 @@ impl Memory {
                 continue;
             };
             let bits = self.read_bits(f, file);
+            self.map_folio_around(f, file, (leaf, at), pfn, bits);
             let pte = self.map_cached(f.mm, file, (at, index), pfn, bits);
             let pte = if f.vma.has(vm_flags::LOCKED) {
                 self.lock_frame(pte)
@@ -187,7 +200,7 @@ impl Memory {
     }
 
     /// One more mapping of a cached frame: `set_pte_range()` and `folio_add_file_rmap_pte()`.
-    fn map_cached(
+    pub(crate) fn map_cached(
         &mut self,
         mm: MmId,
         file: FileId,
@@ -196,7 +209,7 @@ impl Memory {
         bits: u64,
     ) -> Pte {
         self.map.get_page(pfn);
-        self.map.add_flags(pfn, page_flags::UPTODATE);
+        self.mark_uptodate(pfn);
         self.owners.stat.nr_file_mapped += u64::from(self.map.mapcount(pfn) == 0);
         self.map.add_mapcount(pfn, 1);
         self.owners.cache.count_mapping(file, mm, (vpn, index), 1);
@@ -205,23 +218,25 @@ impl Memory {
         Pte::present(pfn, bits)
     }
 
-    /// Brings a page of a file into the cache: `filemap_get_pages()`, `shmem_get_folio()`.
+    /// Brings a page of a file into the cache, for a fault `at` a virtual page of a VMA or for the file's
+    /// own sake: `filemap_get_pages()`, `shmem_get_folio()`.
     pub(crate) fn cache_page(
         &mut self,
         cpu: Cpu,
         file: FileId,
         index: u32,
+        at: Option<(&VmArea, u64)>,
     ) -> Result<Pfn, AllocError> {
+        if let Some(pfn) = self.cache_huge(cpu, file, index, (at, u64::from(index) + 1)) {
+            return Ok(pfn);
+        }
         let kind = self.owners.cache.file(file).kind;
         let (gfp, flags) = match kind {
             FileKind::Regular => (
                 Gfp::HIGHUSER_MOVABLE,
                 page_flags::LRU | page_flags::UPTODATE,
             ),
-            FileKind::Shmem => (
-                GFP_ANON,
-                page_flags::LRU | page_flags::UPTODATE | page_flags::SWAPBACKED,
-            ),
+            FileKind::Shmem => (GFP_ANON, SHMEM_FLAGS),
         };
         let class = Self::cache_class(kind);
         let pfn = self.alloc_placed(cpu, gfp, Order::ZERO, class, u64::from(index))?;

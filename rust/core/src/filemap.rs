@@ -54,7 +54,7 @@ impl Memory {
     pub fn cache_insert(&mut self, file: FileId, cpu: Cpu, index: u32, nr: u32) -> Progress {
         for (done, at) in (0..).zip(index..index + nr) {
             if self.owners.cache.file(file).lookup(at).is_none()
-                && let Err(error) = self.cache_page(cpu, file, at)
+                && let Err(error) = self.cache_page(cpu, file, at, None)
             {
                 return Progress::blocked(done, Cause::Memory(error));
             }
@@ -69,12 +69,25 @@ impl Memory {
             if self.owners.cache.file(file).lookup(at).is_some() {
                 continue;
             }
-            match self.cache_page(cpu, file, at) {
-                Ok(pfn) => self.map.clear_flags(pfn, page_flags::UPTODATE),
+            let end = u64::from(index) + u64::from(nr);
+            let page = match self.cache_huge(cpu, file, at, (None, end)) {
+                Some(pfn) => Ok(pfn),
+                None => self.cache_page(cpu, file, at, None),
+            };
+            match page {
+                Ok(pfn) => self.mark_reserved(pfn),
                 Err(error) => return Progress::blocked(done, Cause::Memory(error)),
             }
         }
         Progress::finished(u64::from(nr))
+    }
+
+    /// A page, and the folio that it is part of, has not been filled.
+    fn mark_reserved(&mut self, pfn: Pfn) {
+        let head = self.map.counted(pfn);
+        for pfn in self.frames_of(head) {
+            self.map.clear_flags(pfn, page_flags::UPTODATE);
+        }
     }
 
     /// One byte of a file, through the cache: `read(2)`. None at or behind its end.
@@ -124,7 +137,7 @@ impl Memory {
         let entry = self.owners.cache.file_mut(file);
         entry.size = entry.size.max(offset + 1);
         let fill = entry.fill_of(index);
-        self.map.add_flags(pfn, page_flags::DIRTY);
+        self.map.add_flags(self.map.counted(pfn), page_flags::DIRTY);
         self.owners
             .contents
             .write(&mut self.map, pfn, fill, (at, byte));
@@ -134,10 +147,10 @@ impl Memory {
     fn file_page(&mut self, file: FileId, cpu: Cpu, index: u32) -> Result<Pfn, AllocError> {
         match self.owners.cache.file(file).lookup(index) {
             Some(pfn) => {
-                self.map.add_flags(pfn, page_flags::UPTODATE);
+                self.mark_uptodate(pfn);
                 Ok(pfn)
             }
-            None => self.cache_page(cpu, file, index),
+            None => self.cache_page(cpu, file, index, None),
         }
     }
 
@@ -147,17 +160,21 @@ impl Memory {
     /// cut, also if it is a hole: `__ext4_block_zero_page_range()`, fs/ext4/inode.c.
     pub fn file_truncate(&mut self, file: FileId, cpu: Cpu, size: u64) -> u64 {
         let entry = self.owners.cache.file_mut(file);
-        let on_disk = entry.kind == FileKind::Regular && size < entry.size;
-        entry.size = size;
+        let old_size = std::mem::replace(&mut entry.size, size);
+        let on_disk = entry.kind == FileKind::Regular && size < old_size;
         entry.fill_end = entry.fill_end.min(size);
         let first = u32::try_from(size.div_ceil(u64::from(PAGE_SIZE))).unwrap_or(u32::MAX);
-        let freed = self.cache_drop(file, cpu, first..u32::MAX);
+        let freed = if size < old_size {
+            self.cache_drop(file, cpu, first..u32::MAX)
+        } else {
+            0 // a huge page may go on behind the end: `shmem_setattr()`
+        };
         let (index, at) = page_and_offset(size);
         let cut = self.owners.cache.file(file).lookup(index);
         if cut.is_none()
             && at > 0
             && on_disk
-            && let Ok(pfn) = self.cache_page(cpu, file, index)
+            && let Ok(pfn) = self.cache_page(cpu, file, index, None)
         {
             self.map.clear_flags(pfn, page_flags::UPTODATE);
         }
@@ -223,6 +240,11 @@ impl Memory {
         }
         let kind = rss_kind(&self.map, pfn);
         for (mm, vpn) in self.rmap_walk(pfn) {
+            let leaf = self.owners.leaf_of(mm, vpn).expect("it maps the frame");
+            if self.owners.tables.leaf(leaf).huge {
+                self.split_huge_pmd(mm, vpn, leaf);
+                continue;
+            }
             let pte = std::mem::take(self.owners.pte_mut(mm, vpn));
             self.owners.count_rss(mm, kind, -1);
             self.drop_mapping(mm, cpu, vpn, pte);

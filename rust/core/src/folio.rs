@@ -149,8 +149,13 @@ impl Memory {
     }
 
     /// Maps the pages of a huge mapping one by one; nothing is copied or freed: `__split_huge_pmd()`,
-    /// mm/huge_memory.c v6.12.
-    pub(crate) fn split_huge_pmd(&mut self, leaf: LeafId) {
+    /// mm/huge_memory.c v6.12. One of a file goes altogether. Tells whether the table is still there.
+    pub(crate) fn split_huge_pmd(&mut self, mm: MmId, vpn: u64, leaf: LeafId) -> bool {
+        self.vmstat.count(VmEvent::ThpSplitPmd, 1);
+        if self.owners.tables.leaf(leaf).is_huge_file() {
+            self.unmap_huge_file(mm, vpn, leaf);
+            return false;
+        }
         let zero_pfn = self.owners.zero_pfn;
         let leaf = self.owners.tables.leaf_mut(leaf);
         leaf.huge = false;
@@ -162,7 +167,7 @@ impl Memory {
                 pte.with(used)
             };
         }
-        self.vmstat.count(VmEvent::ThpSplitPmd, 1);
+        true
     }
 
     /// Splits the huge mapping that begins before `vpn` and ends behind it, if there is one: a VMA
@@ -173,7 +178,7 @@ impl Memory {
         };
         let inside = !vpn.is_multiple_of(PTRS_PER_TABLE);
         if inside && self.owners.tables.leaf(leaf).huge {
-            self.split_huge_pmd(leaf);
+            self.split_huge_pmd(mm, vpn, leaf);
         }
     }
 
@@ -187,9 +192,13 @@ impl Memory {
         users.sum::<u32>() == self.map.refcount(head)
     }
 
-    /// Whether no other address space maps any frame of an anonymous folio:
+    /// Whether no other address space maps any frame of a folio:
     /// `folio_maybe_mapped_shared()`, include/linux/mm.h v6.18.
     pub(crate) fn is_mapped_only_by(&self, head: Pfn, mm: MmId) -> bool {
+        if self.map.class(head).is_cached() {
+            let mappings = self.frames_of(head).flat_map(|pfn| self.rmap_walk(pfn));
+            return mappings.into_iter().all(|(by, _)| by == mm);
+        }
         self.frames_of(head)
             .all(|pfn| self.map.mapcount(pfn) == 0 || self.owners.rmap.only_by(&self.map, pfn, mm))
     }
@@ -202,25 +211,32 @@ impl Memory {
         if !self.has_expected_refs(head) {
             return None;
         }
+        let class = small_class(self.map.class(head));
+        let cached = u32::from(class.is_cached());
+        if class.is_cached() {
+            self.unmap_folio(cpu, head);
+        }
         for (mm, vpn) in self.rmap_walk(head) {
             let leaf = self.owners.leaf_of(mm, vpn).expect("it maps the folio");
             if self.owners.tables.leaf(leaf).huge {
-                self.split_huge_pmd(leaf);
+                self.split_huge_pmd(mm, vpn, leaf);
             }
         }
-        let class = small_class(self.map.class(head));
-        let cached = u32::from(class.is_cached());
         self.owners.deferred.remove(head);
         self.map.sub_refs(head, self.map.refcount(head) - 1);
         let frames = self.frames_of(head);
         self.map.set_class(head, class);
         self.map.split_block(head);
+        let dirty = self.map.flags(head) & page_flags::DIRTY;
         let mut freed = 0;
         for pfn in frames {
             self.map.clear_flags(pfn, page_flags::LARGE);
             match self.map.mapcount(pfn) + cached {
                 0 => freed += self.free_frame(cpu, pfn),
                 users => {
+                    if cached > 0 {
+                        self.map.add_flags(pfn, dirty);
+                    }
                     self.map.add_refs(pfn, users - 1);
                     if class.is_anon() && self.owners.contents.is_zero(&self.map, pfn) {
                         freed += self.map_to_zero_page(cpu, pfn);
@@ -230,6 +246,15 @@ impl Memory {
         }
         self.vmstat.count(VmEvent::ThpSplitPage, 1);
         Some(freed)
+    }
+
+    /// Takes away all mappings of a folio of a file, whose pages are not mapped again when it is split:
+    /// `unmap_folio()`, mm/huge_memory.c v6.12.
+    fn unmap_folio(&mut self, cpu: Cpu, head: Pfn) {
+        for pfn in self.frames_of(head) {
+            self.unmap_cached(cpu, pfn);
+        }
+        self.owners.cache.settle();
     }
 
     /// Maps the zero page where a frame of zeros was mapped, but not where that is locked:

@@ -51,12 +51,12 @@ impl Memory {
         while let Some(span) = self.owners.next_span(parent, at, range.vpns.end) {
             at = span.vpn + span.nr;
             let leaf = self.owners.tables.leaf(span.leaf);
-            if leaf.ptes[span.slots()].iter().all(|pte| pte.is_none()) {
-                continue;
+            if leaf.ptes[span.slots()].iter().all(|pte| pte.is_none()) || leaf.is_huge_file() {
+                continue; // `copy_huge_pmd()` leaves files to faults
             }
             let huge = leaf.huge;
             if huge && !span.is_whole() {
-                self.split_huge_pmd(span.leaf);
+                self.split_huge_pmd(parent, span.vpn, span.leaf);
             }
             let to = self.ensure_leaf(cpu, child, span.vpn)?;
             let copy = Copy {

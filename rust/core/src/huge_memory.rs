@@ -13,6 +13,7 @@ use crate::gfp::Gfp;
 use crate::mem_map::PageClass;
 use crate::memory::Memory;
 use crate::page_table::{LeafId, PTRS_PER_TABLE, Pte, slot_of};
+use crate::shmem_huge::ThpShmem;
 use crate::units::{Cpu, Order, Pfn};
 use crate::vmstat::VmEvent;
 
@@ -65,6 +66,9 @@ pub struct ThpSettings {
     pub orders_madvise: u16,
     /// `huge_anon_orders_inherit`.
     pub orders_inherit: u16,
+    /// Which pages of shared memory are huge.
+    #[serde(default)]
+    pub shmem: ThpShmem,
 }
 
 impl Default for ThpSettings {
@@ -77,6 +81,7 @@ impl Default for ThpSettings {
             orders_always: 0,
             orders_madvise: 0,
             orders_inherit: 1 << HPAGE_PMD_ORDER.get(),
+            shmem: ThpShmem::default(),
         }
     }
 }
@@ -102,8 +107,8 @@ impl ThpSettings {
     }
 
     /// What a huge page's allocation may do: `vma_thp_gfp_mask()`.
-    const fn gfp(&self, vma: &VmArea) -> Gfp {
-        let advised = vma.has(vm_flags::HUGEPAGE);
+    pub(crate) fn gfp(&self, vma: Option<&VmArea>) -> Gfp {
+        let advised = vma.is_some_and(|vma| vma.has(vm_flags::HUGEPAGE));
         let gfp = match (self.defrag, advised) {
             (ThpDefrag::Always, true) => Gfp::TRANSHUGE,
             (ThpDefrag::Always, false) => Gfp::TRANSHUGE.with(Gfp::NORETRY),
@@ -166,7 +171,7 @@ impl Memory {
         }
         let head = entry.ptes[0].pfn();
         if !pte.has(Pte::EXCLUSIVE) && self.map.refcount(head) != HPAGE_PMD_ORDER.nr_pages() {
-            self.split_huge_pmd(leaf);
+            self.split_huge_pmd(f.mm, vpn, leaf);
             return Ok(None);
         }
         let bits = Pte::EXCLUSIVE | f.written();
@@ -203,7 +208,7 @@ impl Memory {
     }
 
     fn new_huge_page(&mut self, f: &FaultContext, vpn: u64) -> Option<Pfn> {
-        let gfp = self.owners.thp.gfp(f.vma);
+        let gfp = self.owners.thp.gfp(Some(f.vma));
         let index = f.vma.index_of(vpn);
         let page = self.alloc_folio(f.cpu, gfp, HPAGE_PMD_ORDER, PageClass::AnonThp, index);
         let event = match page {
@@ -234,7 +239,7 @@ impl Memory {
     }
 
     /// Counters, time and locks of a fault that mapped a huge page.
-    fn finish_huge_fault(&mut self, f: &FaultContext, leaf: LeafId) {
+    pub(crate) fn finish_huge_fault(&mut self, f: &FaultContext, leaf: LeafId) {
         self.vmstat.count(VmEvent::PgFault, 1);
         let fault_ns = u64::from(self.clock.costs.fault_ns);
         self.clock.charge(f.cpu, fault_ns);
@@ -281,7 +286,7 @@ impl Memory {
     /// page the mapping is split, and the fault goes on.
     fn do_huge_zero_wp_pmd(&mut self, f: &FaultContext, leaf: LeafId, vpn: u64) -> Option<Pte> {
         let Some(head) = self.new_huge_page(f, vpn) else {
-            self.split_huge_pmd(leaf);
+            self.split_huge_pmd(f.mm, vpn, leaf);
             return None;
         };
         Some(self.map_anon_folio_pmd(f, leaf, vpn, head))
@@ -301,7 +306,7 @@ impl Memory {
             if !fits(f.vma, vpn, order) || !free {
                 continue;
             }
-            let gfp = *gfp.get_or_insert_with(|| self.owners.thp.gfp(f.vma));
+            let gfp = *gfp.get_or_insert_with(|| self.owners.thp.gfp(Some(f.vma)));
             let index = f.vma.index_of(vpn);
             if let Ok(head) = self.alloc_folio(f.cpu, gfp, order, PageClass::AnonThp, index) {
                 return Some(self.map_anon_folio_ptes(f, leaf, vpn, head));

@@ -58,6 +58,7 @@ pub mod reclaim_advice;
 mod rmap;
 #[cfg(test)]
 mod seeded_bugs;
+pub mod shmem_huge;
 pub mod slowpath;
 pub mod smaps;
 pub mod snapshot;

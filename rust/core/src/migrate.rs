@@ -36,8 +36,9 @@ impl Memory {
             if whole && self.move_table(mm, span.vpn, to) {
                 continue;
             }
-            if self.owners.tables.leaf(span.leaf).huge {
-                self.split_huge_pmd(span.leaf);
+            let huge = self.owners.tables.leaf(span.leaf).huge;
+            if huge && !self.split_huge_pmd(mm, span.vpn, span.leaf) {
+                continue;
             }
             let entries = slot_of(span.vpn, 0)..slot_of(span.vpn, 0) + span_len(nr);
             let leaf = self.owners.tables.leaf(span.leaf);

@@ -7,7 +7,7 @@ use crate::folio::HPAGE_PMD_ORDER;
 use crate::mem_map::{BlockHead, GUP_PIN_COUNTING_BIAS, PageClass, page_flags};
 use crate::memory::Memory;
 use crate::page_cache::FileId;
-use crate::page_table::{Leaf, Pte, USER_PAGES};
+use crate::page_table::{Leaf, Pte, Table, USER_PAGES};
 use crate::units::{Order, Pfn};
 
 /// What the entries of all address spaces say.
@@ -57,7 +57,8 @@ impl Memory {
         let tables = &self.owners.tables;
         let below = space.pgd.map(|pgd| tables.below(pgd)).unwrap_or_default();
         for level in 0..3 {
-            let found = below.iter().filter(|table| table.level == level).count();
+            let counted_here = |table: &&Table| table.level == level && table.pfn != Pfn::NONE;
+            let found = below.iter().filter(counted_here).count();
             let counted = space.tables[level as usize];
             ensure!(
                 counted as usize == found,
@@ -65,7 +66,11 @@ impl Memory {
             );
         }
         let pgd = space.pgd.map(|pgd| tables.dir_pfn(pgd));
-        let frames = below.iter().map(|table| table.pfn).chain(pgd);
+        let frames = below
+            .iter()
+            .map(|table| table.pfn)
+            .filter(|&pfn| pfn != Pfn::NONE)
+            .chain(pgd);
         for pfn in frames.chain(space.table_stock.iter().copied()) {
             let head = self.map.head_at(pfn);
             let fits =
@@ -141,7 +146,7 @@ impl Memory {
         let owner = if first.has(Pte::ZERO) {
             first.pfn() == self.owners.huge_zero_pfn
         } else {
-            first.has(Pte::ANON)
+            first.has(Pte::ANON) != leaf.is_huge_file()
         };
         let block = self.map.head_at(first.pfn());
         let huge = block.is_some_and(|head| head.compound && head.order == HPAGE_PMD_ORDER);

@@ -110,7 +110,7 @@ pub(crate) struct Leaf {
     /// The entries are one mapping: `pmd_trans_huge()`. All are present, of consecutive frames from
     /// an aligned one on, with equal bits; young and dirty is the whole if one entry is.
     pub huge: bool,
-    /// Frame of this table.
+    /// Frame of this table; none if the entries are a huge mapping of a file.
     pub pfn: Pfn,
 }
 
@@ -119,6 +119,11 @@ impl Leaf {
     pub fn used_bits(&self) -> u64 {
         let all = self.ptes.iter().fold(0, |bits, pte| bits | pte.0);
         all & (Pte::YOUNG | Pte::DIRTY)
+    }
+
+    /// Whether the entries are one mapping of a page of a file: no table was deposited for it.
+    pub fn is_huge_file(&self) -> bool {
+        self.huge && self.pfn == Pfn::NONE
     }
 
     /// Whether there is no entry.
@@ -171,7 +176,7 @@ pub(crate) struct Table {
     pub level: u32,
     /// First virtual page that it covers.
     pub vpn: u64,
-    /// Its frame.
+    /// Its frame, if it has one.
     pub pfn: Pfn,
     /// The leaf, if it is one.
     pub leaf: Option<LeafId>,

@@ -42,8 +42,9 @@ impl Memory {
         let (mut at, end) = (vpn, vpn + nr);
         while let Some(span) = self.owners.next_span(mm, at, end) {
             at = span.vpn + span.nr;
-            if !span.is_whole() && self.owners.tables.leaf(span.leaf).huge {
-                self.split_huge_pmd(span.leaf);
+            let cut = !span.is_whole() && self.owners.tables.leaf(span.leaf).huge;
+            if cut && !self.split_huge_pmd(mm, span.vpn, span.leaf) {
+                continue;
             }
             let leaf: &mut Leaf = self.owners.tables.leaf_mut(span.leaf);
             for pte in leaf.ptes[span.slots()]

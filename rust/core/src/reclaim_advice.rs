@@ -42,7 +42,9 @@ impl Memory {
     /// given up and written again only the huge mapping is: `unmap_huge_pmd_lazyfree()`.
     pub fn page_out(&mut self, mm: MmId, cpu: Cpu, vpn: u64, nr: u64) -> u64 {
         let mut freed = self.split_cut_folios(mm, cpu, vpn, nr);
-        let kept = |map: &MemMap, head, _| map.flags(head) & page_flags::SWAPBACKED != 0;
+        let kept = |map: &MemMap, head, _| {
+            map.class(head).is_anon() && map.flags(head) & page_flags::SWAPBACKED != 0
+        };
         freed += self.split_folios(mm, cpu, vpn, nr, kept);
         self.keep_written_again(mm, vpn, nr);
         for vpn in self.cold_candidates(mm, vpn, nr) {
@@ -64,7 +66,7 @@ impl Memory {
             if kept || !self.is_mapped_only_by(head, mm) {
                 continue;
             }
-            self.split_huge_pmd(span.leaf);
+            self.split_huge_pmd(mm, span.vpn, span.leaf);
             for pfn in self.frames_of(head) {
                 self.map.add_flags(pfn, page_flags::SWAPBACKED);
             }
@@ -101,13 +103,14 @@ impl Memory {
         freed
     }
 
-    /// Heads of the large anonymous folios that are mapped in the range, which lies within one table,
+    /// Heads of the large folios that are mapped in the range, which lies within one table,
     /// and how many pages of each are.
     fn folios_in(&self, mm: MmId, vpn: u64, nr: u64) -> Vec<(Pfn, u32)> {
         debug_assert!(vpn % PTRS_PER_TABLE + nr <= PTRS_PER_TABLE);
         let mut folios: Vec<(Pfn, u32)> = Vec::new();
         for (_, pte) in self.entries(mm, vpn, nr) {
-            if !pte.has(Pte::ANON) || self.map.flags(pte.pfn()) & page_flags::LARGE == 0 {
+            let normal = pte.is_present() && !pte.has(Pte::ZERO | Pte::WILD);
+            if !normal || self.map.flags(pte.pfn()) & page_flags::LARGE == 0 {
                 continue;
             }
             let head = self.map.large_head(pte.pfn());

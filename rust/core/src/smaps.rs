@@ -51,6 +51,8 @@ pub struct Usage {
     pub lazyfree: u64,
     /// Anonymous, mapped by huge entries.
     pub anonymous_thp: u64,
+    /// Shared memory, mapped by huge entries.
+    pub shmem_thp: u64,
     /// Pages that are mapped by two or more entries, counted as pages.
     pub shared_pages: u64,
 }
@@ -143,7 +145,11 @@ impl Memory {
             let used = if leaf.huge { leaf.used_bits() } else { 0 };
             for pte in leaf.ptes[span.slots()].iter().filter(|pte| normal(pte)) {
                 self.account_page(&mut usage, pte.with(used));
-                usage.anonymous_thp += if leaf.huge { 4096 } else { 0 };
+                *if leaf.is_huge_file() {
+                    &mut usage.shmem_thp
+                } else {
+                    &mut usage.anonymous_thp
+                } += if leaf.huge { 4096 } else { 0 };
             }
         }
         usage.pss >>= PSS_SHIFT;
@@ -187,7 +193,13 @@ impl Memory {
         if pte.has(Pte::WILD) {
             return (1, page_flags::SWAPBACKED);
         }
-        (self.map.mapcount(pte.pfn()), self.map.flags(pte.pfn()))
+        let pfn = pte.pfn();
+        let dirty = if pte.has(Pte::ANON) {
+            0
+        } else {
+            self.map.flags(self.map.counted(pfn)) & page_flags::DIRTY
+        };
+        (self.map.mapcount(pfn), self.map.flags(pfn) | dirty)
     }
 
     /// The entry of a virtual page, for tests and checks; none where there is no table.

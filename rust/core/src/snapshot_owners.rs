@@ -145,9 +145,12 @@ impl Owners {
             let table = Table {
                 level,
                 vpn,
-                pfn: frame(reader, nr_frames)?,
+                pfn: table_frame(reader, nr_frames)?,
                 leaf: None,
             };
+            if table.pfn == Pfn::NONE && level != 0 {
+                return Err(refuse("a page table has no frame"));
+            }
             let kind = match level {
                 0 => Level::Pte,
                 1 => Level::Pmd,
@@ -158,7 +161,7 @@ impl Owners {
                 .then(|| self.tables.add_below(pgd, &table))
                 .flatten();
             let leaf = added.ok_or_else(|| refuse("a page table has no place"))?;
-            space.tables[kind as usize] += 1;
+            space.tables[kind as usize] += u32::from(table.pfn != Pfn::NONE);
             if level == 0 {
                 decode_leaf(reader, self.tables.leaf_mut(LeafId(leaf)), nr_frames)?;
             }
@@ -221,6 +224,14 @@ fn optional_frame(reader: &mut Reader<'_>, nr_frames: u32) -> Result<Pfn, Snapsh
     match (reader.flag()?, reader.number()?) {
         (true, pfn) => in_range(pfn, nr_frames),
         (false, _) => Ok(Pfn::NONE),
+    }
+}
+
+/// The frame of a table; a huge mapping of a file has none.
+fn table_frame(reader: &mut Reader<'_>, nr_frames: u32) -> Result<Pfn, SnapshotError> {
+    match reader.number()? {
+        pfn if pfn == Pfn::NONE.0 => Ok(Pfn::NONE),
+        pfn => in_range(pfn, nr_frames),
     }
 }
 

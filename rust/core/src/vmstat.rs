@@ -87,6 +87,12 @@ vm_events! {
     ThpZeroPageAlloc => "thp_zero_page_alloc",
     /// Huge zero pages refused.
     ThpZeroPageAllocFailed => "thp_zero_page_alloc_failed",
+    /// Huge pages of shared memory that came at a fault or a write.
+    ThpFileAlloc => "thp_file_alloc",
+    /// Those that could not be had.
+    ThpFileFallback => "thp_file_fallback",
+    /// Huge mappings of files.
+    ThpFileMapped => "thp_file_mapped",
     /// Huge mappings split into small ones.
     ThpSplitPmd => "thp_split_pmd",
     /// Large folios split into single frames.

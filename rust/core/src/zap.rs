@@ -89,7 +89,7 @@ impl Unmap<'_> {
     fn cached(&mut self, mm: MmId, vpn: u64, pte: Pte) -> u32 {
         let pfn = pte.pfn();
         if pte.has(Pte::DIRTY) {
-            self.map.add_flags(pfn, page_flags::DIRTY);
+            self.map.add_flags(self.map.counted(pfn), page_flags::DIRTY);
         }
         let file = FileId(self.map.anchor(pfn));
         self.cache
@@ -142,8 +142,8 @@ impl Memory {
         while let Some(span) = self.owners.next_span(mm, at, end) {
             at = span.vpn + span.nr;
             let huge = self.owners.tables.leaf(span.leaf).huge;
-            if huge && !span.is_whole() {
-                self.split_huge_pmd(span.leaf);
+            if huge && !span.is_whole() && !self.split_huge_pmd(mm, span.vpn, span.leaf) {
+                continue;
             }
             cleared += self.zap_span(mm, span, markers);
             if !self.owners.scratch.is_empty() {
@@ -165,14 +165,16 @@ impl Memory {
     /// Frees a table that is empty now: the deposited one of a huge mapping, `zap_deposited_table()`,
     /// mm/huge_memory.c v6.12, or one that `MADV_DONTNEED` cleared whole, `try_get_and_clear_pmd()`,
     /// mm/pt_reclaim.c v6.14.
-    fn reclaim_pt(&mut self, mm: MmId, cpu: Cpu, span: Span) {
+    pub(crate) fn reclaim_pt(&mut self, mm: MmId, cpu: Cpu, span: Span) {
         if !self.owners.tables.leaf(span.leaf).is_empty() {
             return;
         }
         let pgd = self.owners.space(mm).pgd.expect("it has a table");
         self.owners.tables.unlink_leaf(pgd, span.vpn);
         let pfn = self.owners.tables.drop_leaf(span.leaf);
-        self.free_table(cpu, mm, Level::Pte, pfn);
+        if pfn != Pfn::NONE {
+            self.free_table(cpu, mm, Level::Pte, pfn);
+        }
     }
 
     /// Clears the entries of one leaf; frames to free are left in the scratch list. Returns the

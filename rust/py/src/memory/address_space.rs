@@ -63,18 +63,18 @@ pub fn check_pages(vpn: u64, nr: u64) -> PyResult<()> {
 }
 
 /// What Python tells of a VMA: bytes, and -1 for no prepared frame.
-struct VmaArgs {
-    vm_start: u64,
-    vm_end: u64,
-    vm_flags: u64,
-    obj: u32,
-    pgoff: u64,
-    prealloc: i64,
+pub(super) struct VmaArgs {
+    pub(super) vm_start: u64,
+    pub(super) vm_end: u64,
+    pub(super) vm_flags: u64,
+    pub(super) obj: u32,
+    pub(super) pgoff: u64,
+    pub(super) prealloc: i64,
 }
 
 impl VmaArgs {
     /// The core's view of the VMA, which must hold the given pages.
-    fn check(&self, memory: &CoreMemory, vpn: u64, nr: u64) -> PyResult<VmArea> {
+    pub(super) fn check(&self, memory: &CoreMemory, vpn: u64, nr: u64) -> PyResult<VmArea> {
         let (start_vpn, end_vpn) = (self.vm_start >> 12, self.vm_end >> 12);
         check_pages(start_vpn, end_vpn.saturating_sub(start_vpn))?;
         if vpn < start_vpn || vpn > end_vpn || nr > end_vpn - vpn {

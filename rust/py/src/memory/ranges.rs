@@ -144,6 +144,7 @@ impl Memory {
         row.set_item("anonymous", usage.anonymous)?;
         row.set_item("lazyfree", usage.lazyfree)?;
         row.set_item("anonymous_thp", usage.anonymous_thp)?;
+        row.set_item("shmem_thp", usage.shmem_thp)?;
         row.set_item("pss_anon", usage.pss_anon)?;
         row.set_item("pss_shmem", usage.pss_shmem)?;
         Ok(row)
