@@ -158,6 +158,16 @@ impl FreeArea {
         self.lists[migratetype.index()][slot(order)].nr
     }
 
+    /// How many blocks of an order the free blocks of one migratetype make.
+    pub(crate) fn holds(&self, order: Order, migratetype: MigrateType) -> u64 {
+        let larger = Order::all().filter(|&larger| larger >= order);
+        larger
+            .map(|larger| {
+                u64::from(self.nr_of(larger, migratetype)) << (larger.get() - order.get())
+            })
+            .sum()
+    }
+
     /// Number of free blocks of one order, all migratetypes: `free_area::nr_free`.
     pub fn nr_free(&self, order: Order) -> u64 {
         self.lists

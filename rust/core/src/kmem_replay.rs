@@ -141,6 +141,8 @@ struct Refill {
     taken: u32,
     mode: RmqueueMode,
     flags: AllocFlags,
+    /// The kernel took its first block without fragmenting, and so all others of this batch.
+    keeps_whole: bool,
 }
 
 /// What the last refill of a list took in silence, as far as nobody has used it yet.
@@ -332,6 +334,7 @@ impl Replay {
         let mut pfn = self.ask(memory, &mut refill);
         if pfn.is_none() && refill.flags.has(AllocFlags::NOFRAGMENT) {
             refill.flags = refill.flags.without(AllocFlags::NOFRAGMENT);
+            refill.keeps_whole &= refill.taken > 1;
             pfn = self.ask(memory, &mut refill);
         }
         self.refills[event.cpu] = Some(refill);
@@ -349,6 +352,7 @@ impl Replay {
         let mut refill = Refill::direct(list);
         if zone.avoid_fragment {
             refill.flags = AllocFlags::NOFRAGMENT;
+            refill.keeps_whole = true;
         }
         if let Some(pcp) = self.pcps[list.zone].get_mut(list.cpu) {
             refill.wanted = pcp.nr_alloc(zone.pcp_limits, zone.below_high, list.order);
@@ -357,9 +361,9 @@ impl Replay {
     }
 
     /// The events of a refill have ended. If the kernel wanted more, the rest came in silence:
-    /// blocks that were stolen, or the first of a pageblock that was claimed. Where the simulated
-    /// machine has nothing left of the type either, it is asked for them now; else later, when
-    /// they are used.
+    /// blocks that were stolen, or the first of a pageblock that was claimed. As few as claims explain
+    /// are asked for now, more one by one when they are used. But a refill that must not fragment
+    /// (`alloc_flags_nofragment()`) steals nothing: it stops short with what it has.
     fn end_refill(&mut self, memory: &mut Memory, cpu: usize) {
         if let Some(mut refill) = self.refills[cpu].take() {
             let base = memory.zones[refill.list.zone].pcp_limits.batch;
@@ -368,20 +372,24 @@ impl Replay {
             }
             let short = refill.wanted.saturating_sub(refill.taken);
             let by_claims = 1 + (refill.wanted << refill.list.order.get()) / PAGEBLOCK_NR_PAGES;
-            self.ask_unseen(memory, &mut refill, short <= by_claims);
+            if short <= by_claims {
+                self.ask_unseen(memory, &mut refill);
+            } else if !refill.keeps_whole {
+                let blocks = VecDeque::new();
+                let unseen = Unseen {
+                    blocks,
+                    owed: short,
+                };
+                self.unseen.insert(refill.list, unseen);
+            }
         }
     }
 
-    /// Asks for what a refill still wants: all of it if it is sure that the kernel got it, else as
-    /// long as the simulated lists of the type are empty too.
-    fn ask_unseen(&mut self, memory: &mut Memory, refill: &mut Refill, sure: bool) {
+    /// Asks for what a refill still wants, as far as there is anything.
+    fn ask_unseen(&mut self, memory: &mut Memory, refill: &mut Refill) {
         let list = refill.list;
         let mut unseen = Unseen::default();
         while refill.taken < refill.wanted {
-            let lists = &memory.zones[list.zone].free_area;
-            if !sure && lists.smallest(list.order, list.migratetype).is_some() {
-                break;
-            }
             let Some(pfn) = self.ask(memory, refill) else {
                 break;
             };
@@ -500,7 +508,9 @@ impl Replay {
     }
 
     /// The block of a request that no event took: of the last refill, or the first of one that was
-    /// silent altogether.
+    /// silent altogether. A whole batch in silence was stolen: a block off the type's own lists has its
+    /// event, and so have those of a claimed pageblock but the first. The lists of the type were empty
+    /// then, so that where they hold less than the batch here, they are passed over too.
     fn ask_silent(&mut self, memory: &mut Memory, list: List) -> Option<Pfn> {
         if !pcp_allowed_order(list.order) {
             return self.ask(memory, &mut Refill::direct(list));
@@ -511,15 +521,17 @@ impl Replay {
                 return Some(Pfn(pfn));
             }
             if unseen.owed > 0 {
+                let mut refill = Refill::silent(memory, list, unseen.owed);
                 unseen.owed -= 1;
-                return self.ask(memory, &mut Refill::direct(list));
+                return self.ask(memory, &mut refill);
             }
         }
         let mut refill = self.begin_refill(memory, list);
         refill.flags = AllocFlags(0);
         refill.taken = 1;
+        refill.mode = Refill::silent(memory, list, refill.wanted).mode;
         let pfn = self.ask(memory, &mut refill);
-        self.ask_unseen(memory, &mut refill, true);
+        self.ask_unseen(memory, &mut refill);
         pfn
     }
 
@@ -541,6 +553,24 @@ impl Refill {
             taken: 0,
             mode: RmqueueMode::Normal,
             flags: AllocFlags(0),
+            keeps_whole: false,
+        }
+    }
+
+    /// One block of so many that came in silence: stolen where the lists of the type are short.
+    fn silent(memory: &Memory, list: List, wanted: u32) -> Self {
+        let mode = if memory.zones[list.zone]
+            .free_area
+            .holds(list.order, list.migratetype)
+            < u64::from(wanted)
+        {
+            RmqueueMode::Steal
+        } else {
+            RmqueueMode::Normal
+        };
+        Self {
+            mode,
+            ..Self::direct(list)
         }
     }
 }
@@ -562,23 +592,5 @@ fn free_block(memory: &mut Memory, pfn: Pfn, order: Order) {
         zone.free_one_page(&mut memory.map, pfn, order, migratetype, None);
     } else {
         zone.split_large_buddy(&mut memory.map, pfn, order);
-    }
-}
-
-impl Memory {
-    /// Whether no frame in use is a process's, a file's or a run's.
-    pub(crate) fn is_ownerless(&self) -> bool {
-        let owners = &self.owners;
-        let has_spaces = owners.spaces.iter().any(Option::is_some);
-        !has_spaces && owners.cache.files.is_empty() && owners.runs.iter().next().is_none()
-    }
-
-    /// Pageblocks claimed and blocks stolen so far.
-    fn fallbacks(&self) -> (u64, u64) {
-        use crate::vmstat::VmEvent;
-        (
-            self.vmstat.get(VmEvent::PageblockClaim),
-            self.vmstat.get(VmEvent::PageSteal),
-        )
     }
 }

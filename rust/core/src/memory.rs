@@ -142,6 +142,22 @@ impl Memory {
         })
     }
 
+    /// Whether no frame in use is a process's, a file's or a run's.
+    pub(crate) fn is_ownerless(&self) -> bool {
+        let owners = &self.owners;
+        let has_spaces = owners.spaces.iter().any(Option::is_some);
+        !has_spaces && owners.cache.files.is_empty() && owners.runs.iter().next().is_none()
+    }
+
+    /// Pageblocks claimed and blocks stolen so far.
+    pub(crate) fn fallbacks(&self) -> (u64, u64) {
+        use crate::vmstat::VmEvent;
+        (
+            self.vmstat.get(VmEvent::PageblockClaim),
+            self.vmstat.get(VmEvent::PageSteal),
+        )
+    }
+
     /// Free blocks by zone, migratetype and order: the first table of /proc/pagetypeinfo.
     pub fn free_by_type(&self) -> Vec<[[u64; Order::COUNT]; MigrateType::COUNT]> {
         let row = |zone: &Zone| {
