@@ -41,7 +41,35 @@ def look():
     return found
 
 
+def policy(name, *arguments):
+    """Calls about nodes: masks are integers, and come back as integers."""
+    if name == "get_mempolicy":
+        addr, flags = arguments
+        mode, mask = ctypes.c_int(), ctypes.c_ulong()
+        words = [ctypes.byref(mode), ctypes.byref(mask), ctypes.c_ulong(64)]
+        words += [ctypes.c_ulong(addr), ctypes.c_ulong(flags)]
+        result = LIBC.syscall(ctypes.c_long(239), *words)
+        return -ctypes.get_errno() if result == -1 else [mode.value, mask.value]
+    if name == "move_pages":
+        pages, nodes, flags = arguments
+        count = len(pages)
+        addresses = (ctypes.c_void_p * count)(*pages)
+        wanted = None if nodes is None else (ctypes.c_int * count)(*nodes)
+        status = (ctypes.c_int * count)(*[99] * count)
+        words = [ctypes.c_ulong(0), ctypes.c_ulong(count), addresses, wanted, status]
+        result = LIBC.syscall(ctypes.c_long(279), *words, ctypes.c_ulong(flags))
+        return -ctypes.get_errno() if result == -1 else [result, *status]
+    *plain, mode, nodes = arguments[: 4 if name == "mbind" else 2]
+    mask = ctypes.c_ulong(nodes)
+    words = [*map(ctypes.c_ulong, [*plain, mode]), ctypes.byref(mask), ctypes.c_ulong(65)]
+    words += map(ctypes.c_ulong, arguments[4:])
+    result = LIBC.syscall(ctypes.c_long({"mbind": 237, "set_mempolicy": 238}[name]), *words)
+    return -ctypes.get_errno() if result == -1 else result
+
+
 def run(name, *arguments):
+    if name in ("get_mempolicy", "set_mempolicy", "mbind", "move_pages"):
+        return policy(name, *arguments)
     if name == "look":
         return look()
     if name == "store":

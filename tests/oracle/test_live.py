@@ -18,8 +18,10 @@ from contigmm.mm.config import MmConfig
 from contigmm.mm.task import Task
 from contigmm.phys import Memory, VmaIndex
 from contigmm.syscalls.madvise import madvise
+from contigmm.syscalls.mempolicy import get_mempolicy, mbind, set_mempolicy
 from contigmm.syscalls.mlock import mlock
 from contigmm.syscalls.mmap import mmap
+from contigmm.syscalls.move_pages import check_flags, move_pages
 from contigmm.syscalls.mprotect import mprotect
 from contigmm.syscalls.mremap import mremap
 from contigmm.syscalls.mseal import mseal
@@ -34,6 +36,9 @@ FRAMES = 1 << 16
 CALLS = {
     "mmap": mmap, "mprotect": mprotect, "munmap": munmap, "mremap": mremap, "madvise": madvise,
     "mlock": mlock, "munlock": munlock, "mseal": mseal,
+}  # fmt: skip
+POLICIES = {
+    "mbind": mbind, "set_mempolicy": set_mempolicy, "get_mempolicy": get_mempolicy,
 }  # fmt: skip
 P, H = 4096, 2 << 20
 A = 0x10_0000_0000
@@ -80,6 +85,22 @@ CASES = {
         ["mremap", A + 64 * P, P, P, MOVE | abi.MREMAP_DONTUNMAP, A + 128 * P],
         ["mremap", A + 64 * P, P, 2 * P, abi.MREMAP_MAYMOVE, 0],
     ],
+    "policies and their refusals": [
+        *SMALL,
+        ["mbind", A, 4 * P, 2, 1, 0], ["mbind", A, P, 2, 2, 0],
+        ["mbind", A + 1, P, 9, 1, 0],
+        ["mbind", A, 64 * P, 2, 1, 0], ["mbind", A, 0, 0x2000, 3, 1], ["mbind", A, P, 3, 1, 16],
+        ["mbind", A, 4 * P, 0xC002, 1, 0], ["get_mempolicy", A, 2], ["get_mempolicy", A, 0],
+        ["get_mempolicy", 0, 1], ["set_mempolicy", 0x4001, 4], ["set_mempolicy", 3, 1],
+        ["get_mempolicy", 0, 4], ["mbind", A + 4 * P, 4 * P, 2, 1, 0],
+    ],
+    "where pages are, and moving them": [
+        *SMALL, ["store", A, 2, 1], ["load", A + 4 * P, 1],
+        ["move_pages", [A, A + P, A + 4 * P, A + 5 * P, A - P], None, 0],
+        ["move_pages", [A, A + 4 * P, A + 5 * P], [0, 0, 0], 2],
+        ["move_pages", [A, A + P], [0, 1], 2], ["move_pages", [A], [-1], 4],
+        ["move_pages", [A], [0], 1], ["move_pages", [A], [0], 6],
+    ],
     "a sealed page that cannot be written": [
         *SMALL, ["mprotect", A, 16 * P, 1], ["mseal", A, 4 * P, 0], advise(4, A, P),
         advise(18, A, P), advise(0, A, P), ["munmap", A, P],
@@ -87,11 +108,18 @@ CASES = {
 }  # fmt: skip
 
 
+def moved(task, pages, nodes, flags):
+    """What move_pages(2) returned, and the status of each page behind it."""
+    check_flags(task, flags)
+    left, status = move_pages(task, task, pages, nodes, flags)
+    return [left, *status]
+
+
 def simulate(operations):
     zone = {"node": 0, "kind": "Normal", "start_pfn": 0, "spanned": FRAMES, "managed": FRAMES}
     memory = Memory.boot(json.dumps({"seed": 1, "nr_cpus": 1, "zones": [zone]}))
     config = MmConfig(memory, profile="linux", total_ram_pages=FRAMES)
-    task = Task(config, VmaIndex(), caps=frozenset({"CAP_IPC_LOCK"}))
+    task = Task(config, VmaIndex(), caps=frozenset({"CAP_IPC_LOCK", "CAP_SYS_NICE"}))
     task.mm.mmap_base = 0x7FFF_0000_0000
 
     def run(name, *arguments):
@@ -104,6 +132,11 @@ def simulate(operations):
         if name == "load":
             return [touch_read(task, arguments[0] + P * i, 1, P)[1] for i in range(arguments[1])]
         try:
+            if name == "move_pages":
+                return moved(task, *arguments)
+            if name in POLICIES:
+                result = POLICIES[name](task, *arguments)
+                return list(result) if isinstance(result, tuple) else result
             return CALLS[name](task, *(word & abi.U64_MAX for word in arguments))
         except SyscallError as refusal:
             return -refusal.errno

@@ -79,15 +79,26 @@ def _new_policy(task: "Task", mode: int, nodes: int) -> "Mempolicy | None":
         if flags & _TIED:
             raise _bad(Reason.FLAGS_CONFLICT)
         mode = MPOL_LOCAL
-    elif mode == MPOL_LOCAL:
-        if nodes or flags & _TIED:
-            raise _bad(Reason.FLAGS_CONFLICT)
-    elif not nodes & task.mm.config.nodes:
+    elif mode == MPOL_LOCAL and (nodes or flags & _TIED):
         raise _bad(Reason.FLAGS_CONFLICT)
-    nodes &= task.mm.config.nodes
+    nodes = _allowed(nodes, flags, task.mm.config.nodes)
+    if not nodes and mode != MPOL_LOCAL:
+        raise _bad(Reason.FLAGS_CONFLICT)
     if mode == MPOL_PREFERRED:
         nodes &= -nodes  # the first of them
     return mode | flags, nodes
+
+
+def _allowed(nodes: int, flags: int, there: int) -> int:
+    """Return those of ``nodes`` that are ``there``, or whose turn it is among them.
+
+    mpol_set_nodemask() and mpol_relative_nodemask(), mm/mempolicy.c, v6.18.
+    """
+    if not flags & MPOL_F_RELATIVE_NODES:
+        return nodes & there
+    bits = [node for node in range(there.bit_length()) if there >> node & 1]
+    asked = (node for node in range(nodes.bit_length()) if nodes >> node & 1)
+    return sum({1 << bits[node % len(bits)] for node in asked})
 
 
 def set_mempolicy(task: "Task", mode: int, nodes: int = 0) -> int:
@@ -223,7 +234,8 @@ def _misplaced(task: "Task", start: int, end: int, nodes: int, flags: int) -> in
 def _new_policy_late(task: "Task", mode: int, nodes: int) -> "Mempolicy | SyscallError | None":
     """Check the mode at once, the nodes only when the range has been: kernel_mbind(), v6.18."""
     bare = mode & ~_MODE_FLAGS & 0xFFFF_FFFF
-    if bare >= MPOL_MAX or mode & _TIED == _TIED:
+    balanced = mode & MPOL_F_NUMA_BALANCING and bare not in (MPOL_BIND, MPOL_PREFERRED_MANY)
+    if bare >= MPOL_MAX or mode & _TIED == _TIED or balanced:
         return _new_policy(task, mode, nodes)
     try:
         return _new_policy(task, mode, nodes)
