@@ -345,10 +345,8 @@ impl Memory {
         let cma = activate_areas(&mut map, &mut zones, &spec.cma)?;
         let cpu_nodes = spec.cpu_nodes()?;
         let distances = spec.distances()?;
-        let has_cpus: Vec<bool> = (0..distances.len())
-            .map(|node| cpu_nodes.iter().any(|cpu| usize::from(cpu.0) == node))
-            .collect();
-        let zonelists = Zonelists::build(&zones, &distances, &has_cpus);
+        let nr_listed = if spec.pcp.enabled { cpu_nodes.len() } else { 0 };
+        let zonelists = Zonelists::build(&zones, &distances, &cpu_nodes, nr_listed);
         let managed: u64 = zones.iter().map(|zone: &Zone| zone.managed).sum();
         let tuning = Tuning {
             watermark_boost_factor: spec.watermark_boost_factor,

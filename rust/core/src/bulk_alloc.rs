@@ -139,11 +139,21 @@ impl Zone {
         }
         let pcp = &mut self.pcps[usize::from(plain.cpu.0)];
         let list = pcp.list_mut(Order::ZERO, plain.migratetype);
-        let nr = want.min(u32::try_from(list.len()).expect("at most as many as frames"));
-        for pfn in list.drain(..nr as usize) {
+        let mut nr = 0;
+        while nr < want {
+            let (first, some) = match list.pop_ascending(want - nr) {
+                Some(run) => run,
+                None => match list.pop_front() {
+                    Some(pfn) => (pfn, 1),
+                    None => break,
+                },
+            };
             with.map
-                .set_allocated(Pfn(pfn), Order::ZERO, plain.class, false);
-            take(with.map, Pfn(pfn));
+                .set_heads(Pfn(first), Order::ZERO, some, plain.class);
+            for pfn in first..first + some {
+                take(with.map, Pfn(pfn));
+            }
+            nr += some;
         }
         pcp.took(nr);
         let costs = &with.clock.costs;

@@ -3,9 +3,9 @@
 
 use crate::mem_map::{MemMap, PageClass, aligned_blocks, page_flags};
 use crate::memory::Memory;
-use crate::units::{Cpu, Order, PAGEBLOCK_NR_PAGES, Pfn};
+use crate::units::{Cpu, Order, Pfn};
 use crate::vmstat::VmEvent;
-use crate::zone::Zone;
+use crate::zone::{PAGEBLOCK, Zone};
 
 impl Memory {
     /// Frees frames whose last reference is gone, in this order, or the folios that they are part of,
@@ -76,7 +76,7 @@ impl Memory {
             }
             debug_assert!(self.map.meta_is_clear(pfn), "frame {} is in use", pfn.0);
             self.map.set_head(pfn, Order::ZERO, PageClass::Pcp);
-            list.push_front(pfn.0);
+            list.push_front(pfn.0, Order::ZERO);
             nr += 1;
         }
         pcp.put(nr, limits);
@@ -109,19 +109,13 @@ impl Zone {
         pindex: usize,
         most: u32,
     ) -> u32 {
-        let pcp = &mut self.pcps[cpu];
-        let list = &mut pcp.lists[pindex];
-        let Some(&first) = list.back() else { return 0 };
-        if map.events.is_on() || list.len() < 2 || list[list.len() - 2] != first + 1 {
+        if map.events.is_on() {
             return 0;
         }
-        let most = most.min(PAGEBLOCK_NR_PAGES - first % PAGEBLOCK_NR_PAGES);
-        let oldest = list.iter().rev().copied();
-        let pairs = oldest.zip(first..first + most);
-        let nr = pairs
-            .take_while(|(pfn, next)| pfn == next)
-            .fold(0, |nr, _| nr + 1);
-        list.truncate(list.len() - nr as usize);
+        let pcp = &mut self.pcps[cpu];
+        let Some((first, nr)) = pcp.lists[pindex].pop_back_ascending(most, PAGEBLOCK) else {
+            return 0;
+        };
         pcp.count -= nr;
         for pfn in first..first + nr {
             map.clear_head(Pfn(pfn), Order::ZERO);

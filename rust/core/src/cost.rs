@@ -76,6 +76,12 @@ impl CostModel {
         serde_json::from_str(text).map_err(|error| BootError(format!("costs: {error}")))
     }
 
+    /// Nanoseconds of an allocation that a per-CPU list serves.
+    #[inline]
+    pub(crate) const fn pcp_hit_ns(&self) -> u64 {
+        self.alloc_ns as u64 + self.pcp_ns as u64
+    }
+
     /// Nanoseconds under the lock for blocks taken or freed, so many of them by fallback.
     #[inline]
     pub(crate) const fn locked_ns(&self, blocks: u32, fallbacks: u64) -> u64 {

@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::free_area::Side;
 use crate::mem_map::{MemMap, PageClass};
 use crate::memory::Memory;
-use crate::pcp::{order_to_pindex, pcp_allowed_order};
+use crate::pcp::pcp_allowed_order;
 use crate::units::{MigrateType, Order, PAGEBLOCK_NR_PAGES, Pfn, ZoneId};
 use crate::zone::{PAGEBLOCK, Zone};
 
@@ -212,7 +212,7 @@ impl Frames {
             } else {
                 MigrateType::Movable
             };
-            pcp.lists[order_to_pindex(listed, order)].push_back(pfn);
+            pcp.list_mut(order, listed).push_back(pfn, order);
             pcp.count += order.nr_pages();
             self.map.set_head(Pfn(pfn), order, PageClass::Pcp);
         }

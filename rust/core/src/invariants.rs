@@ -257,7 +257,7 @@ fn check_pcp_lists(map: &MemMap, zone: &Zone) -> Result<u64, InvariantError> {
         let mut count = 0;
         for (pindex, list) in pcp.lists.iter().enumerate() {
             let order = pindex_to_order(pindex);
-            for &pfn in list {
+            for pfn in list.iter() {
                 let head = map.head_at(Pfn(pfn));
                 let ok = head.is_some_and(|h| h.class == PageClass::Pcp && h.order == order);
                 ensure!(ok, "frame {pfn} on a per-CPU list is {head:?}");

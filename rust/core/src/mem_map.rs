@@ -48,6 +48,14 @@ const MAPS: usize = 2;
 const MIXED: u8 = u8::MAX;
 const SATURATED: u16 = u16::MAX;
 
+/// What is known of a pageblock.
+#[derive(Clone, Copy, Debug)]
+struct Pageblock {
+    migratetype: MigrateType,
+    /// The number of its zone, or [`MIXED`].
+    zone: u8,
+}
+
 /// First frame of a block: what it is and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHead {
@@ -74,8 +82,7 @@ pub struct MemMap {
     pub(crate) lo: Store<0>,
     pub(crate) hi: Store<{ PAGEBLOCK_ORDER as u32 }>,
     meta: Vec<[u16; 3]>,
-    /// Low byte: migratetype; high byte: zone.
-    pageblocks: Vec<[u8; 2]>,
+    pageblocks: Vec<Pageblock>,
     /// Whether blocks of order >= 9 are in the hi store.
     hi_store: bool,
     /// Present ranges by zone, for pageblocks that zones share.
@@ -96,7 +103,13 @@ impl MemMap {
             lo: Store::new(frames),
             hi: Store::new(pageblocks),
             meta: vec![[0; 3]; frames],
-            pageblocks: vec![[MigrateType::Movable as u8, MIXED]; pageblocks],
+            pageblocks: vec![
+                Pageblock {
+                    migratetype: MigrateType::Movable,
+                    zone: MIXED,
+                };
+                pageblocks
+            ],
             hi_store,
             ranges: Vec::new(),
             refs_above: BTreeMap::new(),
@@ -110,7 +123,7 @@ impl MemMap {
     pub(crate) fn emptied(&self) -> Self {
         let mut empty = Self::new(self.nr_frames(), self.hi_store);
         for (block, own) in empty.pageblocks.iter_mut().zip(&self.pageblocks) {
-            block[1] = own[1];
+            block.zone = own.zone;
         }
         empty.ranges.clone_from(&self.ranges);
         empty
@@ -427,25 +440,25 @@ impl MemMap {
     /// Migratetype of the pageblock of a frame: `get_pageblock_migratetype()`.
     #[inline]
     pub fn pageblock_migratetype(&self, pfn: Pfn) -> MigrateType {
-        MigrateType::ALL[usize::from(self.pageblocks[pfn.pageblock()][0])]
+        self.pageblocks[pfn.pageblock()].migratetype
     }
 
     /// Zone and migratetype of a frame's pageblock.
     #[inline]
     pub(crate) fn pageblock(&self, pfn: Pfn) -> (Option<ZoneId>, MigrateType) {
-        let [migratetype, zone] = self.pageblocks[pfn.pageblock()];
+        let Pageblock { migratetype, zone } = self.pageblocks[pfn.pageblock()];
         let zone = if zone == MIXED {
             self.zone_of_mixed(pfn)
         } else {
             Some(ZoneId(zone))
         };
-        (zone, MigrateType::ALL[usize::from(migratetype)])
+        (zone, migratetype)
     }
 
     /// `set_pageblock_migratetype()`.
     #[inline]
     pub(crate) fn set_pageblock_migratetype(&mut self, pfn: Pfn, migratetype: MigrateType) {
-        self.pageblocks[pfn.pageblock()][0] = migratetype as u8;
+        self.pageblocks[pfn.pageblock()].migratetype = migratetype;
     }
 
     /// Says that `nr` frames from `start` belong to `zone`.
@@ -455,14 +468,14 @@ impl MemMap {
         let first_whole = start.0.div_ceil(PAGEBLOCK_NR_PAGES);
         let past_whole = end / PAGEBLOCK_NR_PAGES;
         for block in first_whole..past_whole {
-            self.pageblocks[block as usize][1] = zone.0;
+            self.pageblocks[block as usize].zone = zone.0;
         }
     }
 
     /// The zone of a frame, or none for a frame of no zone: `page_zone()`.
     #[inline]
     pub fn zone_of(&self, pfn: Pfn) -> Option<ZoneId> {
-        match self.pageblocks.get(pfn.pageblock())?[1] {
+        match self.pageblocks.get(pfn.pageblock())?.zone {
             MIXED => self.zone_of_mixed(pfn),
             zone => Some(ZoneId(zone)),
         }
@@ -480,7 +493,7 @@ impl MemMap {
     /// Whether the pageblock of a frame lies within one zone.
     #[inline]
     pub(crate) fn pageblock_is_whole(&self, pfn: Pfn) -> bool {
-        self.pageblocks[pfn.pageblock()][1] != MIXED
+        self.pageblocks[pfn.pageblock()].zone != MIXED
     }
 }
 

@@ -14,7 +14,6 @@ use crate::mem_map::{MemMap, PageClass};
 use crate::memory::Memory;
 use crate::pcp::pcp_allowed_order;
 use crate::units::{Cpu, MigrateType, NodeId, Order, Pfn, ZoneId, ZoneKind};
-use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, Wmark};
 use crate::zone::Zone;
 use crate::zonelist::Zonelists;
@@ -67,16 +66,48 @@ impl Memory {
         node: Option<NodeId>,
         class: PageClass,
     ) -> Result<Pfn, AllocError> {
-        let plain = if order == Order::ZERO {
-            // The same with a constant, of which the compiler makes much.
-            self.alloc_plain(cpu, gfp, Order::ZERO, node, class)
-        } else {
-            self.alloc_plain(cpu, gfp, order, node, class)
-        };
-        match plain {
-            Some(pfn) => Ok(pfn),
-            None => self.alloc(cpu, gfp, order, node, class),
+        if order > Order::ZERO || node.is_some() {
+            return match self.alloc_plain(cpu, gfp, order, node, class) {
+                Some(pfn) => Ok(pfn),
+                None => self.alloc(cpu, gfp, order, node, class),
+            };
         }
+        if let Some(pfn) = self.hit(cpu, gfp, class) {
+            return Ok(pfn);
+        }
+        // With a constant, of which the compiler makes much.
+        match self.alloc_plain(cpu, gfp, Order::ZERO, None, class) {
+            Some(pfn) => Ok(pfn),
+            None => self.alloc(cpu, gfp, Order::ZERO, None, class),
+        }
+    }
+
+    /// A single frame off a CPU's list, where nothing is to be decided and the list goes on with the
+    /// next frame: see [`Zone::is_plainly_above`]. None where something is. Nothing in here is called,
+    /// so that no register need be kept.
+    #[inline(always)]
+    fn hit(&mut self, cpu: Cpu, gfp: Gfp, class: PageClass) -> Option<Pfn> {
+        if self.map.events.is_on() {
+            return None;
+        }
+        let highest = gfp.highest_zone();
+        let home = self.zonelists.home(cpu, highest)?;
+        let migratetype = self.migratetype_of(gfp);
+        let zone = self.zones.get_mut(home)?;
+        if !zone.is_plainly_above(highest, Order::ZERO) {
+            return None;
+        }
+        let pfn = zone.pcps.get_mut(usize::from(cpu.0))?.hit(migratetype)?;
+        let mut ns = self.clock.costs.pcp_hit_ns();
+        if gfp.has(Gfp::ZERO) {
+            ns += u64::from(self.clock.costs.zero_ns);
+        }
+        self.clock.charge(cpu, ns);
+        self.map.set_allocated(pfn, Order::ZERO, class, false);
+        self.vmstat.count_alloc(zone.kind, 1);
+        zone.numa.local += 1;
+        zone.numa.hit += 1;
+        Some(pfn)
     }
 
     /// A block off the list that the request prefers, where nothing is to be decided: see
@@ -413,7 +444,7 @@ impl Zone {
         nr_pages: u64,
         nr: u64,
     ) {
-        with.vmstat.count(pgalloc(self.kind), nr_pages);
+        with.vmstat.count_alloc(self.kind, nr_pages);
         if self.node == local {
             self.numa.local += nr;
         } else {
@@ -466,17 +497,6 @@ impl Zone {
     ) {
         let hold_ns = clock.costs.locked_ns(blocks, 0);
         clock.hold_lock(cpu, &mut self.lock, before_ns, hold_ns);
-    }
-}
-
-/// `PGALLOC_<zone>`.
-#[inline]
-const fn pgalloc(kind: ZoneKind) -> VmEvent {
-    match kind {
-        ZoneKind::Dma => VmEvent::PgAllocDma,
-        ZoneKind::Dma32 => VmEvent::PgAllocDma32,
-        ZoneKind::Normal => VmEvent::PgAllocNormal,
-        ZoneKind::Movable => VmEvent::PgAllocMovable,
     }
 }
 

@@ -1,14 +1,13 @@
 //! Per-CPU lists of free frames: `struct per_cpu_pages`, mm/page_alloc.c v6.12.
 #![allow(clippy::inline_always)] // see page_alloc
 
-use std::collections::VecDeque;
-
 use serde::{Deserialize, Serialize};
 
 use crate::events::Tracepoint;
 use crate::fallback::{Parts, RmqueueMode};
 use crate::mem_map::{MemMap, PageClass};
 use crate::page_alloc::AllocContext;
+use crate::pcp_list::PcpList;
 use crate::units::{Cpu, MigrateType, Order, PAGEBLOCK_ORDER, Pfn, ZoneKind};
 use crate::vmstat::VmEvent;
 use crate::watermark::{AllocFlags, Wmark};
@@ -86,7 +85,7 @@ pub struct Pcp {
     /// `PCPF_PREV_FREE_HIGH_ORDER`.
     pub(crate) prev_free_high_order: bool,
     /// Heads of blocks; the front is handed out first.
-    pub(crate) lists: [VecDeque<u32>; NR_PCP_LISTS],
+    pub(crate) lists: [PcpList; NR_PCP_LISTS],
 }
 
 /// `pcp_allowed_order()`.
@@ -121,7 +120,7 @@ impl Pcp {
     pub(crate) const MAX_ALLOC_FACTOR: u8 = BATCH_SCALE_MAX;
 
     /// The blocks of each list, next to be handed out first, with the order of the list's blocks.
-    pub fn lists(&self) -> impl Iterator<Item = (Order, &VecDeque<u32>)> {
+    pub fn lists(&self) -> impl Iterator<Item = (Order, &PcpList)> {
         self.lists
             .iter()
             .enumerate()
@@ -129,9 +128,7 @@ impl Pcp {
     }
 
     /// The same with the list's migratetype; huge blocks that are not movable count as unmovable.
-    pub(crate) fn lists_by_type(
-        &self,
-    ) -> impl Iterator<Item = (Order, MigrateType, &VecDeque<u32>)> {
+    pub(crate) fn lists_by_type(&self) -> impl Iterator<Item = (Order, MigrateType, &PcpList)> {
         self.lists().enumerate().map(|(pindex, (order, list))| {
             let raw = if pindex >= NR_LOWORDER_PCP_LISTS {
                 pindex - NR_LOWORDER_PCP_LISTS
@@ -143,12 +140,34 @@ impl Pcp {
     }
 
     /// The list of blocks of this order and type.
-    pub(crate) fn list_mut(
-        &mut self,
-        order: Order,
-        migratetype: MigrateType,
-    ) -> &mut VecDeque<u32> {
+    pub(crate) fn list_mut(&mut self, order: Order, migratetype: MigrateType) -> &mut PcpList {
         &mut self.lists[order_to_pindex(migratetype, order)]
+    }
+
+    /// Takes a single frame off its list, if that goes on with the one beside it.
+    #[inline(always)]
+    pub(crate) fn hit(&mut self, migratetype: MigrateType) -> Option<Pfn> {
+        let pfn = self.lists[order_to_pindex(migratetype, Order::ZERO)].pop_within_run()?;
+        self.free_count >>= 1;
+        self.count -= 1;
+        Some(Pfn(pfn))
+    }
+
+    /// Puts a single frame on its list, if that leaves it short of the limit: [`Self::room`], where
+    /// neither reclaim nor a want of frames changes the limit.
+    #[inline(always)]
+    pub(crate) fn put_single(
+        &mut self,
+        pfn: Pfn,
+        migratetype: MigrateType,
+        limits: PcpLimits,
+    ) -> bool {
+        if self.room(limits) == 0 {
+            return false;
+        }
+        self.lists[order_to_pindex(migratetype, Order::ZERO)].push_front(pfn.0, Order::ZERO);
+        self.put(1, limits);
+        true
     }
 
     /// Counts single frames that were taken off a list: the same as after each.
@@ -158,12 +177,14 @@ impl Pcp {
     }
 
     /// How many single frames may come before one more meets the limit.
+    #[inline(always)]
     pub(crate) fn room(&self, limits: PcpLimits) -> u32 {
         let high = self.high.clamp(limits.high_min, limits.high_max);
         high.saturating_sub(self.count + 1)
     }
 
     /// Counts single frames that were put on a list and left [`Self::room`]: the same as after each.
+    #[inline(always)]
     pub(crate) fn put(&mut self, nr: u32, limits: PcpLimits) {
         self.alloc_factor = self.alloc_factor.checked_shr(nr).unwrap_or(0);
         self.prev_free_high_order = false;
@@ -317,9 +338,8 @@ impl Zone {
         let pindex = order_to_pindex(ac.migratetype, ac.order);
         let pcp = &mut self.pcps[usize::from(ac.cpu.0)];
         pcp.free_count >>= 1;
-        let costs = &with.clock.costs;
-        with.clock
-            .charge(ac.cpu, u64::from(costs.alloc_ns) + u64::from(costs.pcp_ns));
+        let ns = with.clock.costs.pcp_hit_ns();
+        with.clock.charge(ac.cpu, ns);
         if let Some(pfn) = pcp.lists[pindex].pop_front() {
             pcp.count -= ac.order.nr_pages();
             return Some(Pfn(pfn));
@@ -340,9 +360,8 @@ impl Zone {
         let pfn = pcp.lists[order_to_pindex(migratetype, order)].pop_front()?;
         pcp.free_count >>= 1;
         pcp.count -= order.nr_pages();
-        let costs = &with.clock.costs;
-        with.clock
-            .charge(cpu, u64::from(costs.alloc_ns) + u64::from(costs.pcp_ns));
+        let ns = with.clock.costs.pcp_hit_ns();
+        with.clock.charge(cpu, ns);
         Some(Pfn(pfn))
     }
 
@@ -378,7 +397,7 @@ impl Zone {
         ac: &AllocContext,
         flags: AllocFlags,
         count: u32,
-        list: &mut VecDeque<u32>,
+        list: &mut PcpList,
     ) -> u32 {
         let (order, migratetype) = (ac.order, ac.migratetype);
         let mut mode = RmqueueMode::Normal;
@@ -391,7 +410,7 @@ impl Zone {
                 if let Some((start, nr)) = run {
                     note_run(with.map, start, order, nr, migratetype);
                     with.map.set_heads(start, order, nr, PageClass::Pcp);
-                    list.extend((0..nr).map(|i| start.0 + (i << order.get())));
+                    list.push_back_run(start.0, nr, order);
                     taken += nr;
                     continue;
                 }
@@ -400,7 +419,7 @@ impl Zone {
                 break;
             };
             with.map.set_head(pfn, order, PageClass::Pcp);
-            list.push_back(pfn.0);
+            list.push_back(pfn.0, order);
             taken += 1;
         }
         taken
@@ -474,7 +493,7 @@ impl Zone {
         map.set_head(pfn, order, PageClass::Pcp);
         let pcp = &mut self.pcps[cpu];
         pcp.alloc_factor >>= 1;
-        pcp.lists[pindex].push_front(pfn.0);
+        pcp.lists[pindex].push_front(pfn.0, order);
         pcp.count += order.nr_pages();
         let mut free_high = false;
         if order > Order::ZERO && order.get() <= PAGE_ALLOC_COSTLY_ORDER {
@@ -520,7 +539,7 @@ impl Zone {
         let mut left = i64::from(count.min(self.pcps[cpu].count));
         if pindex_to_order(pindex) == Order::ZERO {
             let ahead = self.pcps[cpu].lists[pindex].iter().rev();
-            map.look_at(ahead.take(LOOK_AHEAD.min(count as usize)).copied());
+            map.look_at(ahead.take(LOOK_AHEAD.min(count as usize)));
         }
         let mut pindex = pindex;
         let mut blocks = 0;

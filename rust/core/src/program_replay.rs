@@ -528,8 +528,14 @@ fn share_lists(memory: &mut Memory) {
     for pcp in memory.zones.iter_mut().flat_map(|zone| &mut zone.pcps) {
         let most = pcp.count as usize / 4;
         let kernel = pcp.list_mut(Order::ZERO, MigrateType::Unmovable);
-        let rest = kernel.split_off(most.min(kernel.len()));
-        pcp.list_mut(Order::ZERO, MigrateType::Movable).extend(rest);
+        let mut rest: Vec<u32> = (most..kernel.len())
+            .filter_map(|_| kernel.pop_back())
+            .collect();
+        rest.reverse();
+        for pfn in rest {
+            pcp.list_mut(Order::ZERO, MigrateType::Movable)
+                .push_back(pfn, Order::ZERO);
+        }
     }
 }
 

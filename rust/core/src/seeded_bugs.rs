@@ -78,7 +78,7 @@ fn every_seeded_bug_is_caught() {
         ("a frame twice on a per-CPU list", |memory, (waits, _)| {
             let pcp = &mut memory.zones[0].pcps[0];
             pcp.list_mut(Order::ZERO, MigrateType::Unmovable)
-                .push_back(waits.0);
+                .push_back(waits.0, Order::ZERO);
             pcp.count += 1;
         }),
         ("a block within another", |memory, _| {

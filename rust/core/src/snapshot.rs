@@ -10,7 +10,7 @@
 //! 4. pageblock types and blocks, run-length coded; then flags, counts and owners of used frames;
 //! 5. who uses them: address spaces with their page tables, sharers, files, contents, runs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use serde::Serialize;
@@ -196,7 +196,8 @@ fn encode_zone(writer: &mut Writer, map: &MemMap, zone: &Zone) {
         writer.number(pcp.free_count);
         writer.flag(pcp.prev_free_high_order);
         for (_, list) in pcp.lists() {
-            writer.sequence(list.iter().copied());
+            let pfns: Vec<u32> = list.iter().collect();
+            writer.sequence(pfns.into_iter());
         }
     }
 }
@@ -249,8 +250,11 @@ fn decode_pcp(reader: &mut Reader<'_>) -> Result<Pcp, SnapshotError> {
     let mut count = 0_u32;
     let orders: Vec<Order> = pcp.lists().map(|(order, _)| order).collect();
     for (list, order) in pcp.lists.iter_mut().zip(orders) {
-        *list = VecDeque::from(reader.sequence()?);
-        let nr = u32::try_from(list.len())
+        let pfns: Vec<u32> = reader.sequence()?;
+        for &pfn in &pfns {
+            list.push_back(pfn, order);
+        }
+        let nr = u32::try_from(pfns.len())
             .ok()
             .and_then(|nr| nr.checked_mul(order.nr_pages()));
         let sum = nr.and_then(|nr| count.checked_add(nr));

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::ZoneKind;
+
 macro_rules! vm_events {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
         /// A counter of /proc/vmstat.
@@ -126,6 +128,12 @@ impl VmStat {
     #[inline]
     pub fn count(&mut self, event: VmEvent, nr: u64) {
         self.0[event as usize] += nr;
+    }
+
+    /// Counts `nr` frames as allocated from a zone of this kind: `PGALLOC_<zone>`.
+    #[inline]
+    pub(crate) fn count_alloc(&mut self, kind: ZoneKind, nr: u64) {
+        self.0[VmEvent::PgAllocDma as usize + kind.index()] += nr;
     }
 
     /// The counters, in the order of [`VmEvent::ALL`].

@@ -165,11 +165,22 @@ impl Zone {
         order: Order,
         migratetype: MigrateType,
     ) -> Option<Pfn> {
-        let found = self.free_area.smallest(order, migratetype)?;
-        let pfn = self.free_area.pop(map, found, migratetype)?;
-        if found > order {
-            self.free_area.fill(map, pfn, (order, found), migratetype);
-        }
+        let own = if order == Order::ZERO {
+            self.free_area.pop(map, Order::ZERO, migratetype)
+        } else {
+            None
+        };
+        let pfn = match own {
+            Some(pfn) => pfn,
+            None => {
+                let found = self.free_area.smallest(order, migratetype)?;
+                let pfn = self.free_area.pop(map, found, migratetype)?;
+                if found > order {
+                    self.free_area.fill(map, pfn, (order, found), migratetype);
+                }
+                pfn
+            }
+        };
         self.account_removed(u64::from(order.nr_pages()), migratetype);
         Some(pfn)
     }
@@ -231,6 +242,39 @@ impl Zone {
         side: Option<Side>,
     ) {
         self.account_added(u64::from(order.nr_pages()), migratetype);
+        self.merge(map, pfn, order, migratetype, side);
+    }
+
+    /// The same of a single frame whose pageblock is of one zone. Its head is still marked.
+    #[inline(always)]
+    pub(crate) fn free_single(&mut self, map: &mut MemMap, pfn: Pfn, migratetype: MigrateType) {
+        self.account_added(1, migratetype);
+        let buddy = pfn.buddy(Order::ZERO);
+        if map.is_free_head(buddy, Order::ZERO) {
+            map.clear_head(pfn, Order::ZERO);
+            self.free_area.del(map, buddy, Order::ZERO, migratetype);
+            let pair = Pfn(pfn.0 & buddy.0);
+            return self.merge_pair(map, pair, migratetype);
+        }
+        let side = self.merge_side(map, pfn, Order::ZERO);
+        self.free_area.add(map, pfn, Order::ZERO, migratetype, side);
+    }
+
+    #[inline(never)]
+    fn merge_pair(&mut self, map: &mut MemMap, pair: Pfn, migratetype: MigrateType) {
+        self.merge(map, pair, Order::ZERO.plus(1), migratetype, None);
+    }
+
+    /// `__free_one_page()` without its count.
+    #[inline(always)]
+    fn merge(
+        &mut self,
+        map: &mut MemMap,
+        pfn: Pfn,
+        order: Order,
+        migratetype: MigrateType,
+        side: Option<Side>,
+    ) {
         let mut pfn = pfn;
         let mut order = order;
         // Within a pageblock: one migratetype, and nothing is in the hi store.

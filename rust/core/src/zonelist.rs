@@ -1,10 +1,13 @@
 //! In which order zones are asked: `build_zonelists()`, mm/page_alloc.c v6.12.
+#![allow(clippy::inline_always)] // see page_alloc
 
-use crate::units::{NodeId, ZoneId, ZoneKind};
+use crate::units::{Cpu, NodeId, ZoneId, ZoneKind};
 use crate::zone::Zone;
 
 /// `PENALTY_FOR_NODE_WITH_CPUS`, mm/page_alloc.c v6.12.
 const PENALTY_FOR_NODE_WITH_CPUS: u64 = 1;
+/// No zone's number.
+const NOWHERE: ZoneId = ZoneId(u8::MAX);
 /// `MAX_NUMNODES` of a default x86-64 configuration (`NODES_SHIFT` 6).
 const MAX_NUMNODES: u64 = 64;
 
@@ -15,14 +18,25 @@ pub struct Zonelists {
     lists: Vec<Vec<ZoneId>>,
     /// First zone of each list: the preferred one.
     first: Vec<Option<ZoneId>>,
+    /// By CPU that has lists, and highest zone: the preferred one where no node is asked for, if it is
+    /// on the CPU's own.
+    home: Vec<[ZoneId; ZoneKind::COUNT]>,
     nr_nodes: usize,
     /// Whether the node has frames in `Dma32`.
     dma32: Vec<bool>,
 }
 
 impl Zonelists {
-    /// Builds the lists of every node. `distances[a][b]` is the SLIT distance; `node_has_cpus` by node.
-    pub(crate) fn build(zones: &[Zone], distances: &[Vec<u32>], node_has_cpus: &[bool]) -> Self {
+    /// Builds the lists of every node. `distances[a][b]` is the SLIT distance; `cpu_nodes` by
+    /// CPU, of which the first `nr_listed` have lists of free frames.
+    pub(crate) fn build(
+        zones: &[Zone],
+        distances: &[Vec<u32>],
+        cpu_nodes: &[NodeId],
+        nr_listed: usize,
+    ) -> Self {
+        let has_cpus = |node| cpu_nodes.iter().any(|cpu| usize::from(cpu.0) == node);
+        let node_has_cpus: Vec<bool> = (0..distances.len()).map(has_cpus).collect();
         let has_memory: Vec<bool> = (0..distances.len())
             .map(|node| {
                 zones
@@ -33,7 +47,7 @@ impl Zonelists {
         let mut load = vec![0_u64; distances.len()];
         let mut lists = Vec::new();
         for node in 0..distances.len() {
-            let order = node_order(node, distances, node_has_cpus, &has_memory, &mut load);
+            let order = node_order(node, distances, &node_has_cpus, &has_memory, &mut load);
             let own = if has_memory[node] {
                 vec![node]
             } else {
@@ -43,6 +57,15 @@ impl Zonelists {
             lists.extend(by_highest(zones, &own));
         }
         let first = lists.iter().map(|list| list.first().copied()).collect();
+        let home = cpu_nodes.iter().take(nr_listed).map(|&node| {
+            let own = |id: &ZoneId| zones[id.index()].node == node;
+            let start = Self::which(node, false, ZoneKind::Dma);
+            std::array::from_fn(|at| {
+                let first = lists.get(start + at).and_then(|list| list.first());
+                first.copied().filter(own).unwrap_or(NOWHERE)
+            })
+        });
+        let home = home.collect();
         let is_dma32 = |zone: &&Zone| zone.kind == ZoneKind::Dma32 && zone.present > 0;
         let mut dma32 = vec![false; distances.len()];
         for zone in zones.iter().filter(is_dma32) {
@@ -51,6 +74,7 @@ impl Zonelists {
         Self {
             lists,
             first,
+            home,
             nr_nodes: distances.len(),
             dma32,
         }
@@ -76,6 +100,14 @@ impl Zonelists {
     #[inline]
     pub(crate) fn zones(&self, which: usize) -> &[ZoneId] {
         &self.lists[which]
+    }
+
+    /// The index of the zone that a CPU's request prefers that asks for no node, if it is on the CPU's
+    /// own; else that of no zone, or nothing where no such CPU has lists.
+    #[inline(always)]
+    pub(crate) fn home(&self, cpu: Cpu, highest: ZoneKind) -> Option<usize> {
+        let home = self.home.get(usize::from(cpu.0))?;
+        Some(home[highest.index()].index())
     }
 
     /// The first zone of a list; none where the node does not exist either.

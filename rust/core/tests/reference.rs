@@ -108,7 +108,7 @@ impl Pair {
             let lists: Vec<Vec<u32>> = zone
                 .pcps
                 .iter()
-                .flat_map(|pcp| pcp.lists().map(|(_, list)| list.iter().copied().collect()))
+                .flat_map(|pcp| pcp.lists().map(|(_, list)| list.iter().collect()))
                 .collect();
             prop_assert_eq!(lists, self.model.pcp_lists(at));
             let boost = i64::try_from(zone.watermark_boost).expect("frames");

@@ -43,7 +43,7 @@ proptest! {
                     prop_assert!(memory.free_blocks(zone.id).eq(plain.free_blocks(zone.id)));
                     let lists = |memory: &Memory| -> Vec<Vec<u32>> {
                         let pcps = &memory.zones()[zone.id.index()].pcps;
-                        pcps.iter().flat_map(|pcp| pcp.lists().map(|(_, list)| list.iter().copied().collect())).collect()
+                        pcps.iter().flat_map(|pcp| pcp.lists().map(|(_, list)| list.iter().collect())).collect()
                     };
                     prop_assert_eq!(lists(memory), lists(plain));
                 }
