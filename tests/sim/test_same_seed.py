@@ -1,6 +1,8 @@
 """Same seed and same order, same bytes: in the library, one by one, in batches, after a restore."""
 
+import json
 import random
+import zlib
 
 import pytest
 
@@ -180,3 +182,17 @@ def test_damaged_snapshots_are_refused_with_a_sentence():
             Machine.restore(bad)
     with pytest.raises(SnapshotError):
         Machine.restore(snapshot, max_bytes=64)
+
+
+def test_a_snapshot_from_before_huge_pages_of_shared_memory_is_read():
+    machine = boot()
+    drive(machine, Script(4), 200)
+    snapshot = machine.snapshot()
+    head = len(b"contigmm-machine") + 1
+    core, rest = (int.from_bytes(snapshot[at : at + 8], "big") for at in (head, head + 8))
+    section = json.loads(zlib.decompress(snapshot[-rest:]))
+    del section["settings"]["thp_shmem"]
+    packed = zlib.compress(json.dumps(section).encode())
+    lengths = core.to_bytes(8, "big") + len(packed).to_bytes(8, "big")
+    old = b"contigmm-machine\2" + lengths + snapshot[head + 16 : -rest] + packed
+    assert Machine.restore(old).digest() == machine.digest()

@@ -25,6 +25,8 @@ from contigmm.sim.state import ClockMode, MachineState
 from contigmm.sim.table import ProcessTable
 
 VERSION: Final = 3
+_READ: Final = (2, VERSION)
+"""Versions that are read: 2 knew no huge pages of shared memory."""
 ENGINE: Final = f"contigmm {version('contigmm')}, snapshots {VERSION}"
 """What must be equal for operations to be carried out again with the same answers."""
 MAX_SNAPSHOT_BYTES: Final = 1 << 36
@@ -109,8 +111,10 @@ def _sections(snapshot: bytes) -> tuple[bytes, bytes]:
     if snapshot[: len(_MAGIC)] != _MAGIC or len(snapshot) < _HEADER_BYTES:
         raise SnapshotError("these bytes are no snapshot of a machine")
     version = snapshot[len(_MAGIC)]
-    if version != VERSION:
-        raise SnapshotError(f"the snapshot has version {version}; this engine reads {VERSION}")
+    if version not in _READ:
+        raise SnapshotError(
+            f"the snapshot has version {version}; this engine reads {_READ[0]} to {VERSION}"
+        )
     at = len(_MAGIC) + 1
     lengths = [int.from_bytes(snapshot[at + 8 * i : at + 8 * i + 8], "big") for i in range(2)]
     if len(snapshot) != _HEADER_BYTES + sum(lengths):
@@ -148,8 +152,9 @@ def _read(memory: Memory, section: dict[str, Any]) -> MachineState:
     overcommit = Overcommit(**section["overcommit"])
     config = MmConfig(memory, profile=facts["profile"], total_ram_pages=overcommit.total_ram_pages)
     config.overcommit = overcommit
+    told = {"thp_shmem": config.thp_shmem} | section["settings"]
     for name in _SETTINGS:
-        setattr(config, name, section["settings"][name])
+        setattr(config, name, told[name])
     graph = GraphReader(config, section["objects"])
     graph.policy(section["contig"])
     config.nodes = sum(1 << _node(node) for node in facts["nodes"])
