@@ -45,6 +45,7 @@ from contigmm.sim.operation import Answer, Call, Operation
 from contigmm.sim.refusal import RefusalFileError, RefusedOperation
 from contigmm.sim.snapshot import SnapshotError
 from contigmm.validate import supply
+from contigmm.validate.oracle_files import read_programs
 from contigmm.validate.strace_calls import read_call
 from contigmm_server.doors import tenants, tokens
 from contigmm_server.doors.access import Access
@@ -136,6 +137,12 @@ def journal_with(body: bytes, _: Path) -> object:
     return header, list(records)
 
 
+def packed_programs(data: bytes, path: Path) -> object:
+    packed_path = path.with_suffix(".gz")
+    packed_path.write_bytes(data)
+    return list(read_programs(packed_path))
+
+
 def calls_of(path: Path) -> object:
     return [read_call(event) for event in read_strace(path).events if hasattr(event, "args")]
 
@@ -175,6 +182,7 @@ RECORD = {
     "measured": [{"order": 9, "before": {"buddy": {}, "free_by_type": {}}}],
     "snapshots": {"pre": "x.snap.tar.xz"},
 }
+PROGRAM = json.dumps({"id": "x", "class": "anon", "ops": [{"op": "munmap"}]}).encode()
 SPAWN = SpawnSpec("x", frozenset({"CAP_IPC_LOCK"}), {"MEMLOCK": (1, 2)}).encode()
 HEADER = segment.Header(engine="e", machine="m", seq=0, chain=0).encode()
 TOKENS = {
@@ -259,6 +267,12 @@ PARSERS: dict[str, Parser] = {
     },
     "record of supply": Parser(
         json.dumps(RECORD).encode(), from_file(supply.read_record), (SourceError,), json=True
+    ),
+    "a program of the oracle": Parser(
+        PROGRAM, from_file(lambda path: list(read_programs(path))), (SourceError,), json=True
+    ),
+    "programs of the oracle, packed": Parser(
+        gzip.compress(PROGRAM + b"\n" + PROGRAM), packed_programs, (SourceError,)
     ),
     "strace log": Parser(
         gzip.decompress((DATA / "strace" / "pipeline.log.gz").read_bytes())[:6000],

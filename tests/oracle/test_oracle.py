@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from contigmm.hosts.source_error import SourceError
 from contigmm.validate.oracle import run_program
 from contigmm.validate.oracle_compare import compare
 from contigmm.validate.oracle_files import read_programs, run_line
@@ -77,3 +78,13 @@ def test_a_wrong_answer_is_noticed():
     assert compare(program, result).first == ""
     result["truth"][0] = {"ret": 1}
     assert "operation 0" in compare(program, result).first
+
+
+@pytest.mark.parametrize(
+    "line", ["[", "7", "{}", '{"id": "x"}', '{"ops": []}', '{"id": "x", "ops": [1]}']
+)
+def test_a_line_that_is_no_program_is_named(tmp_path, line):
+    path = tmp_path / "programs.jsonl"
+    path.write_text('{"id": "x", "ops": []}\n\n' + line + "\n")
+    with pytest.raises(SourceError, match=r"programs\.jsonl:3: it is no "):
+        list(read_programs(path))

@@ -4,6 +4,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from contigmm import foreign_json
+from contigmm.hosts.source_error import SourceError
 from contigmm.phys import Memory, VmaIndex
 from contigmm.validate.oracle import run_program
 from contigmm.validate.oracle_compare import Comparison, compare, has_truth
@@ -97,12 +100,33 @@ class Agreement:
 
 
 def read_programs(path: Path) -> Iterator[str]:
-    """Yield the lines of a file of programs, plain or gzipped."""
+    """Yield the lines of a file of programs, plain or gzipped.
+
+    Raises:
+        SourceError: it cannot be read, or a line is no program.
+    """
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield line
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    _check_program(line, path, number)
+                    yield line
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise SourceError(f"it cannot be read: {error}.", name=str(path)) from error
+
+
+def _check_program(line: str, path: Path, number: int) -> None:
+    """Refuse a line that is no JSON, or has no id, or no list of operations."""
+    try:
+        program = foreign_json.loads(line)
+    except ValueError as error:
+        raise SourceError(f"it is no JSON: {error}.", name=str(path), line=number) from error
+    ops = program.get("ops") if isinstance(program, dict) and "id" in program else None
+    if not isinstance(ops, list) or not all(isinstance(op, dict) for op in ops):
+        raise SourceError(
+            "it is no program with an id and a list of ops.", name=str(path), line=number
+        )
 
 
 def run_line(line: str) -> tuple[str, str, Comparison | None]:
@@ -128,9 +152,15 @@ def _results(
 def validate_files(
     paths: Iterable[Path], *, output: TextIO | None, jobs: int | None = None
 ) -> Agreement:
-    """Run every program of ``paths`` and write each result as one line to ``output``."""
+    """Run every program of ``paths`` and write each result as one line to ``output``.
+
+    All files are read before the first program runs.
+
+    Raises:
+        SourceError: one of them cannot be read, or has a line that is no program.
+    """
     agreement = Agreement()
-    lines = (line for path in paths for line in read_programs(path))
+    lines = [line for path in paths for line in read_programs(path)]
     with _results(lines, jobs or os.cpu_count() or 1) as results:
         for kind, result, comparison in results:
             agreement.count(kind, comparison)
