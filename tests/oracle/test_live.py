@@ -93,6 +93,7 @@ CASES = {
         ["mbind", A, 4 * P, 0xC002, 1, 0], ["get_mempolicy", A, 2], ["get_mempolicy", A, 0],
         ["get_mempolicy", 0, 1], ["set_mempolicy", 0x4001, 4], ["set_mempolicy", 3, 1],
         ["get_mempolicy", 0, 4], ["mbind", A + 4 * P, 4 * P, 2, 1, 0],
+        ["get_mempolicy", A, 3], ["get_mempolicy", A + 4 * P, 3],
     ],
     "where pages are, and moving them": [
         *SMALL, ["store", A, 2, 1], ["load", A + 4 * P, 1],

@@ -114,8 +114,8 @@ def set_mempolicy(task: "Task", mode: int, nodes: int = 0) -> int:
 def get_mempolicy(task: "Task", addr: int = 0, flags: int = 0) -> "Mempolicy":
     """Return (mode, nodes) of the task, or of the VMA at ``addr``: do_get_mempolicy(), v6.18.
 
-    With MPOL_F_NODE the first is a node: of the page at ``addr``, which is faulted in, or, of a
-    task that interleaves, where its next page outside of any VMA comes from.
+    With MPOL_F_NODE the first is a node, beside the policy's nodes: of the page at ``addr``, which
+    is faulted in, or, of a task that interleaves, where its next page outside of any VMA comes from.
 
     Raises:
         SyscallError: EINVAL or EFAULT; ``reason`` names the check.
@@ -131,11 +131,11 @@ def get_mempolicy(task: "Task", addr: int = 0, flags: int = 0) -> "Mempolicy":
             raise SyscallError(EFAULT, Reason.NOT_MAPPED)
         policy = vma.policy  # no fallback to the task's
         if flags & MPOL_F_NODE:
-            return _node_at(task, vma, addr & PAGE_MASK), 0
+            return _node_at(task, vma, addr & PAGE_MASK), policy[1] if policy else 0
     elif flags:
         if policy is None or policy[0] & _MODE not in _INTERLEAVED:
             raise _bad(Reason.FLAGS_CONFLICT)
-        return (policy[1] & -policy[1]).bit_length() - 1, 0
+        return (policy[1] & -policy[1]).bit_length() - 1, policy[1]
     return policy or (MPOL_DEFAULT, 0)
 
 
