@@ -115,7 +115,7 @@ def get_mempolicy(task: "Task", addr: int = 0, flags: int = 0) -> "Mempolicy":
     """Return (mode, nodes) of the task, or of the VMA at ``addr``: do_get_mempolicy(), v6.18.
 
     With MPOL_F_NODE the first is a node, beside the policy's nodes: of the page at ``addr``, which
-    is faulted in, or, of a task that interleaves, where its next page outside of any VMA comes from.
+    is faulted in, or, of a task that interleaves, where its next page outside of a VMA comes from.
 
     Raises:
         SyscallError: EINVAL or EFAULT; ``reason`` names the check.

@@ -11,7 +11,7 @@ use crate::boot::{BootError, BootSpec};
 use crate::cost::CostModel;
 use crate::gfp::Gfp;
 use crate::memory::Memory;
-use crate::pcp::PcpLimits;
+use crate::pcp_limits::PcpLimits;
 use crate::units::{Cpu, NodeId, Order};
 use crate::vmstat::VmEvent;
 

@@ -50,6 +50,7 @@ pub mod page_free;
 pub mod page_isolation;
 pub mod page_table;
 pub mod pcp;
+pub mod pcp_limits;
 pub mod pcp_list;
 pub mod placement;
 pub mod program_replay;
