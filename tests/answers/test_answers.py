@@ -29,13 +29,16 @@ def carvable(order):
 @pytest.mark.parametrize(("size", "order"), [("2M", 9), ("1M", 8), ("512K", 7), ("256K", 6)])
 def test_where_blocks_are_few_all_of_them_are_delivered(size, order):
     answer = howmany(FRAGMENTED, size, draws=FEW)
-    assert answer.low == answer.count == answer.high
     assert answer.trials[0].cause == "no_block"
     # Zone DMA gives what it does not keep for those who can use nothing else.
     dma = describe(FRAGMENTED).zones[0]
     free = sum(count << k for k, count in enumerate(describe(FRAGMENTED).buddyinfo()["0/DMA"]))
     spare = free - dma.watermark_min - dma.protection[2]
-    assert answer.count - carvable(order) == spare >> order
+    told = carvable(order) + (spare >> order)
+    if order > 6:
+        assert answer.low == answer.count == answer.high == told
+    else:  # in some draws the frames of per-CPU lists complete a block when they are drained
+        assert told <= answer.low <= answer.high <= told + 2
 
 
 def test_single_pages_end_at_the_marks():

@@ -47,9 +47,15 @@ def alive(mark):
 @contextmanager
 def measuring():
     """A run that measures until it is told to end, or until the test has failed."""
-    with subprocess.Popen(
-        [*COMMAND, *AGED, "--duration", "600"], stderr=subprocess.PIPE, text=True
-    ) as load:
+    # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that.
+    inherited = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        running = subprocess.Popen(
+            [*COMMAND, *AGED, "--duration", "600"], stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    with running as load:
         try:
             for line in load.stderr:
                 if line.startswith("measuring"):
