@@ -135,6 +135,7 @@ impl Client {
                 ..Default::default()
             }),
             request_id: self.request_id("spawn"),
+            ..Default::default()
         };
         let answer = self
             .policy
@@ -157,6 +158,7 @@ impl Client {
             process: process.name.clone(),
             call: Some(anonymous(2 << 20, MAP_CONTIG)),
             request_id: self.request_id("mmap"),
+            ..Default::default()
         };
         let first = self.mmap(&request).await?;
         let again = self.mmap(&request).await?;
@@ -183,6 +185,7 @@ impl Client {
                 process: process.name.clone(),
                 call: Some(call),
                 request_id: self.request_id(&format!("refused-{index}")),
+                ..Default::default()
             };
             let answer = self.mmap(&request).await?;
             let Some(v1::mmap_response::Result::Failure(refusal)) = answer.result else {
@@ -275,6 +278,7 @@ impl Client {
             process: process.name.clone(),
             call: None,
             request_id: self.request_id("exit"),
+            ..Default::default()
         };
         let answer = self
             .policy
