@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -25,16 +25,7 @@ Counted = Literal[
     "refused",
 ]
 #: What is told of each draw, as median and range.
-_COUNTS: Final[tuple[Counted, ...]] = (
-    "refilled",
-    "drained",
-    "claims",
-    "steals",
-    "migrated",
-    "reclaimed",
-    "unknown_frees",
-    "refused",
-)
+_COUNTS: Final[tuple[Counted, ...]] = get_args(Counted)
 
 
 def free_report(recording: Recording, *, draws: int, seed: int) -> dict[str, Any]:
