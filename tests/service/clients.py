@@ -35,8 +35,11 @@ SPAWN: Final = Operation(Call.SPAWN, 0, (0, 0, 0), SPEC)
 LEASES_S: Final = (0.1, 0.3, 1.0)
 AHEAD: Final = 3
 """Batches that a session sends before the first of them is answered."""
-FAILED_WRITE: Final = "Internal error from Core"
-"""What grpc says of a message that it could not send any more: the connection is gone."""
+GONE: Final = {
+    (grpc.StatusCode.INTERNAL, "Internal error from Core"),
+    (grpc.StatusCode.CANCELLED, "CANCELLED"),
+}
+"""What grpc's client says of a stream that breaks while it is written to, in UNAVAILABLE's place."""
 DIGESTS: Final = 0.05
 """Share of batches and unary calls that ask for the digest of the state."""
 _NAMES: Final = {Call.MMAP: "address", Call.TOUCH: "pages", Call.SPAWN: "process"}
@@ -132,8 +135,8 @@ class Asker(ABC):
             try:
                 await self.ask(channel.methods(connection))
             except grpc.aio.AioRpcError as error:
-                gone = error.code() is grpc.StatusCode.UNAVAILABLE
-                if not gone and error.details() != FAILED_WRITE:
+                unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
+                if not unavailable and (error.code(), error.details()) not in GONE:
                     raise
 
     @abstractmethod

@@ -128,10 +128,12 @@ class Test:
         loads = [asyncio.create_task(client.run(address)) for client in self.clients]
         looks = asyncio.create_task(self._look(address))
         longest_s = LONG_S if snapshots else SHORT_S
-        await asyncio.wait(loads, timeout=draw.uniform(0.05, longest_s))
+        ended, _ = await asyncio.wait(loads, timeout=draw.uniform(0.05, longest_s))
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         by_itself = await asyncio.to_thread(self.launcher.wait)
+        if ended and not by_itself:
+            raise LostError(f"{len(ended)} clients lost the connection to a server that lived")
         self.deaths[fault if by_itself and fault else "killed"] += 1
         await asyncio.gather(*loads, looks)
         for log in (self._data / "m").glob("*.log"):
