@@ -62,6 +62,50 @@ def test_what_may_be_written_is_taken_as_written_and_then_merges_with_one_side_o
     assert end.result == ["100000-102000 rw-p 0", "102000-103000 rw-p 0"]
 
 
+ANON = "PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_FIXED, -1, 0)"
+
+
+def ends_with(*calls):
+    """The mappings at the end of a program of these calls."""
+    report = replayed([f"1 {call}" for call in (*calls, "+++ exited with 0 +++")], blocks=False)
+    assert not report.mismatches
+    return report.forecasts[0].result
+
+
+@pytest.mark.parametrize(
+    ("between", "ends"),
+    [
+        ((), ["100000-102000 rw-p 0"]),
+        (("munmap(0x300000, 4096) = 0",), ["100000-101000 rw-p 0", "101000-102000 rw-p 0"]),
+    ],
+)
+def test_memory_advised_at_once_for_pages_to_come_is_not_yet_written(between, ends):
+    calls = [
+        call
+        for at in (0x100000, 0x101000)
+        for call in (
+            f"mmap({at:#x}, 4096, {ANON} = {at:#x}",
+            *between,
+            f"madvise({at:#x}, 4096, MADV_NOHUGEPAGE) = 0",
+        )
+    ]
+    assert ends_with(*calls) == ends
+
+
+def test_what_a_loader_maps_behind_data_is_written_once_it_is_done():
+    loading = (
+        "mmap(0x100000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED, 3, 0) = 0x100000",
+        f"mmap(0x101000, 4096, {ANON} = 0x101000",
+        f"mmap(0x103000, 4096, {ANON} = 0x103000",
+        "mprotect(0x200000, 4096, PROT_READ) = -1 ENOMEM (Cannot allocate memory)",
+    )
+    between = f"mmap(0x102000, 4096, {ANON} = 0x102000"
+    assert ends_with(*loading, between)[1:] == ["101000-104000 rw-p 0"]
+    done = "munmap(0x300000, 4096) = 0"
+    apart = ["101000-103000 rw-p 0", "103000-104000 rw-p 0"]
+    assert ends_with(*loading, done, between)[1:] == apart
+
+
 def test_a_wrong_result_is_one_difference_with_its_line():
     lines = lines_of("mixed")
     number = next(

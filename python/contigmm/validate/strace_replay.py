@@ -45,7 +45,6 @@ from contigmm.validate.strace_space import (
     Files,
     Space,
     assume_mapped,
-    assume_written,
     maps_of,
     space_from_maps,
     unknown_space,
@@ -255,6 +254,7 @@ class Replay:
             parent.pids.add(child)
             self.spaces[child] = parent
             return
+        parent.writes.all(parent.task.mm)
         try:
             task = fork(parent.task, pid=child, index=VmaIndex())
         except SyscallError as refusal:
@@ -341,6 +341,7 @@ class Replay:
         if result.error in FILE_ERRORS and call.logged.name == "mmap" and not call.is_anonymous:
             self.report.unchecked += 1  # the file refused
             return
+        space.writes.before(space.task.mm, call)
         outcome = carry_out(space.task, call)
         if not result.is_told:
             what = f"{call.logged.name}({call.logged.text})"
@@ -355,18 +356,7 @@ class Replay:
         else:
             self._differs(call.logged, space, str(result), str(outcome))
             _follow(space, call, outcome)
-        self._suppose_written(space, call, result if result.is_told else outcome)
-
-    def _suppose_written(self, space: Space, call: MemoryCall, outcome: Outcome) -> None:
-        mm = space.task.mm
-        if call.logged.name == "mmap" and outcome.value is not None:
-            assume_written(mm, outcome.value, outcome.value + call.words[1])
-        elif call.logged.name == "mremap" and outcome.value is not None:
-            assume_written(mm, outcome.value, outcome.value + call.words[2])
-        elif call.logged.name == "brk":
-            assume_written(mm, mm.start_brk, mm.brk)
-        elif call.logged.name in ("mprotect", "pkey_mprotect"):
-            assume_written(mm, *call.span)
+        space.writes.after(space.task.mm, call, result if result.is_told else outcome)
 
     def _differs(self, event: LoggedCall, space: Space, logged: str, simulated: str) -> None:
         call = f"{event.name}({event.text})"

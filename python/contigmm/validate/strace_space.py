@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Final
 
 from contigmm.abi import PAGE_SHIFT, PAGE_SIZE
 from contigmm.hosts.maps_blocks import MapsLine
-from contigmm.mm.fault import anon_vma_prepare
 from contigmm.mm.files import Backing, Ext4File, Inode, MemFd, SpecialMapping
 from contigmm.mm.flags import (
     VM_ACCOUNT,
@@ -25,6 +24,7 @@ from contigmm.mm.flags import (
 from contigmm.mm.task import Task
 from contigmm.mm.vma import may_share_perms
 from contigmm.phys import VmaIndex
+from contigmm.validate.strace_writes import SupposedWrites
 
 if TYPE_CHECKING:
     from contigmm.mm.config import MmConfig
@@ -54,6 +54,7 @@ class Space:
     in_mid_life: bool = False  # it may have anything anywhere: no chosen address can be judged
     pids: set[int] = field(default_factory=set)
     files: dict[int, Backing] = field(default_factory=dict)
+    writes: SupposedWrites = field(default_factory=SupposedWrites)
 
 
 @dataclass(slots=True, frozen=True)
@@ -197,13 +198,6 @@ def assume_mapped(mm: "MmStruct", start: int, end: int) -> int:
             filled += (stop - at) >> PAGE_SHIFT
         at = end if vma is None else max(stop, vma.vm_end)
     return filled
-
-
-def assume_written(mm: "MmStruct", start: int, end: int) -> None:
-    """Suppose that the program writes to what it may write: it shows in which VMAs merge later."""
-    for vma in mm.vmas_in(start, end):
-        if vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE:
-            anon_vma_prepare(mm, vma)
 
 
 def maps_of(mm: "MmStruct") -> list[tuple[MapsLine, "VmArea"]]:
