@@ -14,6 +14,7 @@ from contigmm.sim.machine import Machine
 from contigmm.syscalls.brk import brk
 from contigmm.syscalls.madvise import madvise
 from contigmm.syscalls.mlock import mlock
+from contigmm.syscalls.mlockall import mlockall
 from contigmm.syscalls.mmap import mmap
 from contigmm.syscalls.mprotect import mprotect
 from contigmm.syscalls.mremap import mremap
@@ -63,6 +64,15 @@ def test_the_lock_limit_counts_what_would_be_locked_and_knows_the_privileged(mak
     assert mlock_future_ok(root, root.mm, VM_LOCKED, 5 * P)
 
 
+def test_all_memory_may_be_locked_up_to_the_limit_and_future_memory_always(make_task):
+    task = make_task(limits={abi.RLIMIT_MEMLOCK: 4 * P})
+    mmap(task, B, 4 * P, RW, FIXED)
+    assert mlockall(task, abi.MCL_CURRENT) == 0
+    mmap(task, B + 4 * P, P, RW, FIXED)
+    assert refusal(mlockall, task, abi.MCL_CURRENT) == (abi.ENOMEM, Reason.MEMLOCK_LIMIT)
+    assert mlockall(task, abi.MCL_FUTURE) == 0
+
+
 @pytest.mark.parametrize(
     ("mode", "allowed"),
     [
@@ -99,6 +109,47 @@ def test_a_promise_of_the_strict_mode(task):
     assert allowed(is_admin=True, hugetlb_pages=50_000) == 35_000 - 1
     mmap(task, B, 3200 * P, 0, FIXED)
     assert allowed(is_admin=True) == 60_000 - 100 - 1, "a 32nd of what the process has is kept"
+
+
+def test_beyond_the_strict_limit_a_replacement_is_allowed_and_a_move_is_not(task):
+    """__mmap_region() asks for the difference if there is one, vrm_calc_charge() for any."""
+    mmap(task, B, 16 * P, RW, FIXED)
+    promises = task.mm.config.overcommit
+    promises.mode, promises.kbytes = abi.OVERCOMMIT_NEVER, 4
+    assert refusal(mmap, task, 0, P, RW, 0x22) == (abi.ENOMEM, Reason.OVERCOMMIT)
+    assert mmap(task, B, 16 * P, RW, FIXED) == B
+    move = abi.MREMAP_MAYMOVE | abi.MREMAP_FIXED
+    refused = refusal(mremap, task, B, 16 * P, 16 * P, move, 2 * B)
+    assert refused == (abi.ENOMEM, Reason.OVERCOMMIT)
+    assert promises.committed == 16
+
+
+def test_the_limit_that_a_mapping_exceeds_is_named(make_task):
+    task = make_task(limits={abi.RLIMIT_AS: 8 * P, abi.RLIMIT_DATA: 4 * P})
+    assert refusal(mmap, task, B, 8 * P, RW, FIXED) == (abi.ENOMEM, Reason.DATA_LIMIT)
+    assert refusal(mmap, task, B, 9 * P, RW, FIXED) == (abi.ENOMEM, Reason.ADDRESS_SPACE_LIMIT)
+
+
+def test_huge_pages_are_reserved_up_to_what_the_pool_has(task):
+    huge = abi.MAP_HUGETLB | 0x22
+    task.mm.config.hugetlb_free = 2
+    assert mmap(task, 0, 4 << 20, RW, huge)
+    refused = refusal(mmap, task, 0, 6 << 20, RW, huge)
+    assert refused == (abi.ENOMEM, Reason.HUGE_PAGE_POOL_EMPTY)
+    assert mmap(task, 0, 6 << 20, RW, huge | abi.MAP_NORESERVE)
+
+
+def test_a_driver_that_refuses_is_asked_before_synchronous_mappings_are(task):
+    class Driver(Ext4File):
+        __slots__ = ()
+        mmap_errno = abi.ENODEV
+
+    task.files[7] = Driver("/dev/broken", Inode(0, 4 * P))
+    promises = task.mm.config.overcommit
+    for flags in (abi.MAP_PRIVATE, abi.MAP_SHARED_VALIDATE | abi.MAP_SYNC):
+        refused = refusal(mmap, task, B, 4 * P, RW, flags | abi.MAP_FIXED, 7)
+        assert refused == (abi.ENODEV, Reason.FILE_NOT_MAPPABLE)
+        assert promises.committed == 0
 
 
 def fill(task, vmas: int) -> None:

@@ -80,7 +80,7 @@ def mmap_region(
             it has changed in Linux too.
     """
     mm = task.mm
-    if mm.mdwe and denies_write_exec(mm, vm_flags, vm_flags):
+    if denies_write_exec(mm, vm_flags, vm_flags):
         raise SyscallError(EACCES, Reason.WRITE_EXEC_DENIED)
     if (
         file is not None
@@ -131,8 +131,7 @@ def _region(
     if unmapping is not None:
         complete(task, mm, unmapping)
         next_ = mm.find_vma(addr)
-    ksm = _ksm_flags(mm, file, vm_flags)
-    vm_flags |= ksm if file is None or file.is_shmem else 0  # can_set_ksm_flags_early()
+    vm_flags |= _ksm_flags(mm, file, vm_flags)
     if file is not None and file.mmap_errno:
         mm.config.contig.driver_failed(task, file, pages)
         mm.config.overcommit.committed -= charged
@@ -158,12 +157,14 @@ def _region(
         except SyscallError:
             mm.config.overcommit.committed -= charged
             raise
-    vma.vm_flags = VmFlags(vma.vm_flags | ksm)  # of a disk's file only now: set_vma_ksm_flags()
     _count(mm, vma, vm_flags, pages)
 
 
 def _ksm_flags(mm: "MmStruct", file: "Backing | None", vm_flags: int) -> VmFlags:
-    """What PR_SET_MEMORY_MERGE adds to a new mapping: ksm_vma_flags(), mm/ksm.c, v6.18."""
+    """What PR_SET_MEMORY_MERGE adds to a new mapping: ksm_vma_flags(), mm/ksm.c, v6.18.
+
+    Before it may merge, as ext4 has mmap_prepare(): can_set_ksm_flags_early(), mm/vma.c, v6.18.
+    """
     fits = not vm_flags & NOT_KSM and (file is None or not file.is_hugetlb)
     return VM_MERGEABLE if mm.ksm_any and fits else VM_NONE
 

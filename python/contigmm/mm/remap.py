@@ -46,6 +46,8 @@ class Remap:
 def charge(task: "Task", remap: Remap) -> int:
     """Promise what the new mapping needs more than the old one: vrm_calc_charge(), v6.18.
 
+    Nothing more is asked for too: where promises exceed the strict limit a mere move is refused.
+
     Raises:
         SyscallError: ENOMEM, overcommit.
     """
@@ -53,7 +55,7 @@ def charge(task: "Task", remap: Remap) -> int:
         return 0
     more = remap.new_len if remap.flags & MREMAP_DONTUNMAP else remap.new_len - remap.old_len
     pages = more >> PAGE_SHIFT
-    if pages and not task.vm_enough_memory(pages):
+    if not task.vm_enough_memory(pages):
         raise SyscallError(ENOMEM, Reason.OVERCOMMIT)
     return pages
 

@@ -113,7 +113,7 @@ def _fixup(task: "Task", vma: "VmArea", start: int, end: int, prot: int) -> int:
     new = (old & ~VM_ACCESS_FLAGS) | (prot & PROT_BITS)
     if new & ~(new >> 4) & VM_ACCESS_FLAGS:
         raise SyscallError(EACCES, Reason.NOT_PERMITTED_BY_MAPPING)
-    if mm.mdwe and denies_write_exec(mm, old, new):
+    if denies_write_exec(mm, old, new):
         raise SyscallError(EACCES, Reason.WRITE_EXEC_DENIED)
     if old & VM_SEALED:
         raise SyscallError(EPERM, Reason.SEALED)
