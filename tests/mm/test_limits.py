@@ -124,6 +124,43 @@ def test_beyond_the_strict_limit_a_replacement_is_allowed_and_a_move_is_not(task
     assert promises.committed == 16
 
 
+def test_the_strict_mode_promises_memory_without_reserve_too(task):
+    promises = task.mm.config.overcommit
+    for mode, promised in ((abi.OVERCOMMIT_GUESS, 0), (abi.OVERCOMMIT_NEVER, 4)):
+        promises.mode = mode
+        mmap(task, 0, 4 * P, RW, 0x22 | abi.MAP_NORESERVE)
+        assert promises.committed == promised
+    assert mmap(task, 0, 2 << 20, RW, abi.MAP_HUGETLB | 0x22 | abi.MAP_NORESERVE)
+
+
+def test_a_move_without_memory_for_page_tables_leaves_everything_where_it_was(task):
+    class NoTables:
+        """Physical memory that moves half of what it is asked to, once."""
+
+        def __init__(self, memory):
+            self.memory, self.calls = memory, 0
+
+        def __getattr__(self, name):
+            return getattr(self.memory, name)
+
+        def move(self, *, nr, **where):
+            self.calls += 1
+            done = nr if self.calls == 2 else nr // 2
+            assert self.memory.move(nr=done, **where) == (done, "")
+            return done, "" if self.calls == 2 else "no_block"
+
+    mmap(task, B, 4 * P, RW, FIXED)
+    touch_write(task, B, 4, P, 7)
+    mm = task.mm
+    mm.memory = NoTables(mm.memory)
+    move = abi.MREMAP_MAYMOVE | abi.MREMAP_FIXED
+    refused = refusal(mremap, task, B, 4 * P, 4 * P, move, 2 * B)
+    assert refused[0] == abi.ENOMEM
+    assert [(vma.vm_start, vma.vm_end) for vma in mm.all_vmas()] == [(B, B + 4 * P)]
+    assert mm.total_vm == 4
+    assert [word >> 63 for word in mm.memory.pagemap(mm=mm.id, vpn=B >> 12, nr=4)] == [1] * 4
+
+
 def test_the_limit_that_a_mapping_exceeds_is_named(make_task):
     task = make_task(limits={abi.RLIMIT_AS: 8 * P, abi.RLIMIT_DATA: 4 * P})
     assert refusal(mmap, task, B, 8 * P, RW, FIXED) == (abi.ENOMEM, Reason.DATA_LIMIT)

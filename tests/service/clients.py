@@ -39,7 +39,7 @@ GONE: Final = {
     (grpc.StatusCode.INTERNAL, "Internal error from Core"),
     (grpc.StatusCode.CANCELLED, "CANCELLED"),
 }
-"""What grpc's client says of a stream that breaks while it is written to, in UNAVAILABLE's place."""
+"""What grpc's client says, in UNAVAILABLE's place, of a stream that broke while it was written."""
 DIGESTS: Final = 0.05
 """Share of batches and unary calls that ask for the digest of the state."""
 _NAMES: Final = {Call.MMAP: "address", Call.TOUCH: "pages", Call.SPAWN: "process"}

@@ -147,7 +147,7 @@ def do_mmap(
         vm_flags |= bits
     if flags & MAP_LOCKED and not can_do_mlock(task):
         raise SyscallError(EPERM, Reason.MAY_NOT_LOCK)
-    if vm_flags & VM_LOCKED and not mlock_future_ok(task, mm, vm_flags, length):
+    if not mlock_future_ok(task, mm, vm_flags, length):
         raise SyscallError(EAGAIN, Reason.MEMLOCK_LIMIT)
     if file is None:
         vm_flags, pgoff = _anonymous_type(flags, vm_flags, addr >> PAGE_SHIFT)
@@ -189,7 +189,7 @@ def _anonymous_type(flags: int, vm_flags: int, addr_pgoff: int) -> tuple[int, in
 def _file_type(file: Backing, flags: int, prot: int, vm_flags: int, pgoff: int, length: int) -> int:
     """The type of a file mapping, what the file permits, and the flags they give."""
     offset = pgoff << PAGE_SHIFT
-    if offset > MAX_LFS_FILESIZE or length > MAX_LFS_FILESIZE - offset:  # file_mmap_ok()
+    if length > MAX_LFS_FILESIZE - offset:  # file_mmap_ok()
         raise SyscallError(EOVERFLOW, Reason.OFFSET_OVERFLOWS)
     kind = flags & MAP_TYPE
     if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
