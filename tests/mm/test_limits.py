@@ -13,6 +13,7 @@ from contigmm.mm.limits import Overcommit, may_expand_vm, mlock_future_ok
 from contigmm.sim.machine import Machine
 from contigmm.syscalls.brk import brk
 from contigmm.syscalls.madvise import madvise
+from contigmm.syscalls.mincore import mincore
 from contigmm.syscalls.mlock import mlock
 from contigmm.syscalls.mlockall import mlockall
 from contigmm.syscalls.mmap import mmap
@@ -159,6 +160,28 @@ def test_a_move_without_memory_for_page_tables_leaves_everything_where_it_was(ta
     assert [(vma.vm_start, vma.vm_end) for vma in mm.all_vmas()] == [(B, B + 4 * P)]
     assert mm.total_vm == 4
     assert [word >> 63 for word in mm.memory.pagemap(mm=mm.id, vpn=B >> 12, nr=4)] == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("owner", "caps", "told"),
+    [
+        (0, (), 1),
+        (7, (), 1),
+        (8, (), 0),
+        (8, ("CAP_IPC_LOCK",), 0),
+        (8, ("CAP_DAC_OVERRIDE",), 1),
+        (8, ("CAP_FOWNER",), 1),
+    ],
+)
+def test_the_cached_pages_of_a_file_are_shown_to_those_who_might_write_it(
+    make_task, owner, caps, told
+):
+    """can_do_mincore(): nobody has read it, and who may not know is told that all is there."""
+    task = make_task(uid=7, caps=frozenset(caps))
+    core_id = task.mm.memory.file_create(shmem=False, size=2 * P)
+    task.files[5] = Ext4File("/file", Inode(core_id, 2 * P, owner_uid=owner or None))
+    mmap(task, B, 2 * P, abi.PROT_READ, abi.MAP_PRIVATE | abi.MAP_FIXED, 5)
+    assert list(mincore(task, B, 2 * P)) == [1 - told] * 2
 
 
 def test_the_limit_that_a_mapping_exceeds_is_named(make_task):

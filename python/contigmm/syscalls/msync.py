@@ -38,7 +38,7 @@ def msync(task: "Task", addr: int, length: int, flags: int) -> int:
             raise SyscallError(ENOMEM, Reason.NOT_MAPPED)
         if addr < vma.vm_start:
             hole = True
-            if flags == MS_ASYNC or vma.vm_start >= end:
+            if vma.vm_start >= end:
                 raise SyscallError(ENOMEM, Reason.NOT_MAPPED)
         if flags & MS_INVALIDATE and vma.vm_flags & VM_LOCKED:
             raise SyscallError(EBUSY, Reason.MAPPING_LOCKED)
