@@ -39,7 +39,7 @@ FILES: Final = tuple(
 )  # fmt: skip
 #: The cases from the repository first: they are quick and notice most.
 TESTS: Final = ("tests/oracle/test_cases.py", "tests/mm")
-_LONGEST_S: Final = 300
+_LONGEST_S: Final = 90
 EQUIVALENT: Final = ROOT / "tests/mechanisms/equivalent.toml"
 #: What a comparison becomes when its boundary moves by one.
 MOVED: Final[dict[type[ast.cmpop], str]] = {
