@@ -189,9 +189,14 @@ def cold(task: "Task", vma: "VmArea", start: int, end: int) -> None:
 
 
 def pageout(task: "Task", vma: "VmArea", start: int, end: int) -> None:
-    """MADV_PAGEOUT: reclaim now; without swap only what was given up or is on disk goes."""
+    """MADV_PAGEOUT: reclaim now; without swap only what was given up or is on disk goes.
+
+    Of a file that the caller might not write nothing does: can_do_file_pageout(), v6.18.
+    """
     mm = task.mm
     _refuse_if(vma, VM_LOCKED | VM_PFNMAP | VM_HUGETLB | mm.config.contig.keeps_pages)
+    if vma.file is not None and not vma.file.may_be_written_by(task):
+        return
     huge = mm.config.huge
     if huge is not None:
         vpn, nr = start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT

@@ -10,6 +10,7 @@ from contigmm.abi import F_SEAL_SEAL, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from contigmm.mm.mm_struct import MmStruct
+    from contigmm.mm.task import Task
     from contigmm.mm.vma import VmArea
 
 # include/linux/fs.h: MAX_LFS_FILESIZE on 64 bits, v6.12
@@ -70,6 +71,16 @@ class Backing:
         self.name = name  # as /proc/PID/maps prints it
         self.inode = inode
         self.mode_write = writable  # FMODE_WRITE
+
+    def may_be_written_by(self, task: "Task") -> bool:
+        """Is it the task's own, or is the task privileged?
+
+        The kernel asks so before it tells which pages are cached, can_do_mincore(), and before it
+        drops them, can_do_file_pageout(), v6.18. Nobody may write what is special.
+        """
+        owner = self.inode.owner_uid
+        owns = owner in (None, task.uid) or {"CAP_DAC_OVERRIDE", "CAP_FOWNER"} & task.caps
+        return bool(owns) and not self.is_special
 
 
 class SpecialMapping(Backing):

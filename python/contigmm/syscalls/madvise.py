@@ -139,10 +139,9 @@ def _one(task: "Task", vma: "VmArea", start: int, end: int, behavior: int) -> in
 
 
 def _may_discard_sealed(vma: "VmArea") -> bool:
-    """A sealed mapping may lose contents that its owner could overwrite, or that a file has.
+    """A sealed mapping may lose contents that its owner could overwrite, or that are not its own.
 
-    is_ro_anon(), mm/mseal.c, v6.12: only private memory without a file that may not be written is
-    protected; of a file's mapping private copies may go too.
+    can_madvise_modify(), mm/madvise.c, v6.18: what is not anonymous may, also [vdso], and what may
+    be written.
     """
-    has_file = vma.file is not None and not vma.file.is_special
-    return has_file or bool(vma.vm_flags & (VM_SHARED | VM_WRITE))
+    return vma.file is not None or bool(vma.vm_flags & (VM_SHARED | VM_WRITE))

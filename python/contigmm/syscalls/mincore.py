@@ -7,7 +7,6 @@ from contigmm.errors import MemoryFault, Reason, SyscallError
 from contigmm.mm.fault import access
 
 if TYPE_CHECKING:
-    from contigmm.mm.files import Backing
     from contigmm.mm.task import Task
     from contigmm.mm.vma import VmArea
 
@@ -49,20 +48,10 @@ def _copy_to_user(task: "Task", vec: int) -> None:
         raise SyscallError(EFAULT, Reason.BAD_POINTER) from None
 
 
-def _may_look(task: "Task", file: "Backing | None") -> bool:
-    """Who may not write a file is not told which of its pages are cached: can_do_mincore()."""
-    if file is None:
-        return True
-    if file.is_special:  # not anonymous, and no file
-        return False
-    owner = file.inode.owner_uid
-    return owner in (None, task.uid) or bool({"CAP_DAC_OVERRIDE", "CAP_FOWNER"} & task.caps)
-
-
 def _of_vma(task: "Task", vma: "VmArea", start: int, end: int) -> bytes:
     nr = (end - start) >> PAGE_SHIFT
     file = vma.file
-    if not _may_look(task, file):
+    if file is not None and not file.may_be_written_by(task):  # can_do_mincore()
         return b"\1" * nr
     memory = task.mm.memory
     return bytes(

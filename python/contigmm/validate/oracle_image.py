@@ -108,7 +108,7 @@ def _filled_inode(task: Task, pages: int) -> Inode:
     """Make a file whose pages are all cached; an ELF file, as far as anybody can tell."""
     memory = task.mm.memory
     size = pages << PAGE_SHIFT
-    inode = Inode(memory.file_create(shmem=False, size=size), size)
+    inode = Inode(memory.file_create(shmem=False, size=size), size, owner_uid=0)
     for offset, byte in enumerate(b"\x7fELF"):
         memory.file_write(inode.core_id, offset=offset, value=byte)
     memory.cache_insert(inode.core_id, index=0, nr=pages)
