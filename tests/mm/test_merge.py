@@ -6,6 +6,7 @@ from contigmm import abi
 from contigmm.abi import MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MAP_STACK, PROT_READ
 from contigmm.mm.flags import VM_MAYBE_GUARD
 from contigmm.mm.task import Task
+from contigmm.syscalls.exit import exit as exit_task
 from contigmm.syscalls.files import ftruncate
 from contigmm.syscalls.fork import fork
 from contigmm.syscalls.madvise import madvise
@@ -128,6 +129,26 @@ def test_inherited_memory_does_not_spread_over_what_was_never_written(make_task)
         mprotect(one, B, 2 * P, RW)
     assert spans(child) == [(0, 2), (2, 4)]
     assert spans(parent) == [(0, 4)]
+
+
+def test_a_fork_takes_over_the_oldest_identity_that_nobody_uses_and_one_child_has(make_task):
+    """anon_vma_clone(): a root counts itself as a child, and pieces keep what they have."""
+    generations = [make_task()]
+    map_pages(generations[0], 0, 3)
+    touch_write(generations[0], B, 3)
+    for pid in (2, 3, 4):
+        generations.append(fork(generations[-1], pid=pid, index=make_task.index()))
+    own = [one.mm.find_vma(B).anon_vma for one in generations]
+    assert len(set(own)) == 4, "each is in use when the next is made"
+    for one in generations[:3]:
+        exit_task(one)
+    youngest = generations[3]
+    mprotect(youngest, B + P, P, PROT_READ)
+    assert {vma.anon_vma for vma in youngest.mm.all_vmas()} == {own[3]}
+    last = fork(youngest, pid=5, index=make_task.index())
+    first, second, third = (vma.anon_vma for vma in last.mm.all_vmas())
+    assert (first, second) == (own[1], own[2])
+    assert third not in own
 
 
 def test_a_split_piece_of_inherited_memory_merges_back(make_task):

@@ -1,0 +1,70 @@
+"""Where mappings go when nobody says where: mm/mmap.c, mm/shmem.c, and the order of refusals."""
+
+import pytest
+
+from contigmm import abi
+from contigmm.errors import Reason, SyscallError
+from contigmm.mm.unmapped_area import get_unmapped_area
+from contigmm.syscalls.mmap import mmap
+
+P, M2 = 4096, 2 << 20
+FIXED, SHARED, LOW = 0x32, 0x21, 0x21 | abi.MAP_32BIT
+LOW_START, LOW_END = 0x4000_0000, 0x8000_0000
+"""The window of MAP_32BIT."""
+
+
+def refusal(call, *args) -> tuple[int, Reason]:
+    with pytest.raises(SyscallError) as caught:
+        call(*args)
+    return caught.value.errno, caught.value.reason
+
+
+def fill(task, start: int, end: int) -> None:
+    assert mmap(task, start, end - start, 0, FIXED) == start
+
+
+@pytest.fixture
+def huge(task):
+    task.mm.config.thp_shmem = "always"
+    return task
+
+
+def test_all_of_user_space_may_be_named(make_task):
+    task = make_task(caps=frozenset({"CAP_SYS_RAWIO"}))
+    assert get_unmapped_area(task, None, 0, abi.TASK_SIZE, 0, abi.MAP_FIXED) == 0
+    beyond = refusal(get_unmapped_area, task, None, 0, abi.TASK_SIZE + P, 0, abi.MAP_FIXED)
+    assert beyond == (abi.ENOMEM, Reason.BEYOND_TASK_SIZE)
+
+
+def test_of_a_fixed_address_the_end_is_looked_at_first_and_the_start_last(task):
+    off_and_beyond = abi.TASK_SIZE - P + 1
+    for addr, expected in (
+        (off_and_beyond, (abi.ENOMEM, Reason.BEYOND_TASK_SIZE)),
+        (0x801, (abi.EINVAL, Reason.ADDRESS_UNALIGNED)),
+        (0, (abi.EPERM, Reason.ADDRESS_BELOW_MIN)),
+    ):
+        refused = refusal(get_unmapped_area, task, None, addr, P, 0, abi.MAP_FIXED)
+        assert refused == expected
+
+
+def test_shared_memory_is_placed_on_a_boundary_of_huge_pages(huge):
+    assert huge.mm.mmap_base % M2
+    assert mmap(huge, 0, M2, 3, SHARED) % M2 == 0
+
+
+def test_shared_memory_that_lies_well_already_stays(huge):
+    top = huge.mm.mmap_base & -M2
+    fill(huge, top, huge.mm.mmap_base)
+    fill(huge, top - 2 * M2, top - M2)
+    assert mmap(huge, 0, M2, 3, SHARED) == top - M2
+
+
+@pytest.mark.parametrize("room", [M2, M2 - P])
+def test_shared_memory_without_room_for_a_boundary_takes_what_there_is(huge, room):
+    hole = LOW_START + (64 << 20) + P
+    fill(huge, LOW_START, hole)
+    fill(huge, hole + room, LOW_END)
+    if room == M2:
+        assert mmap(huge, 0, M2, 3, LOW) == hole
+    else:
+        assert refusal(mmap, huge, 0, M2, 3, LOW) == (abi.ENOMEM, Reason.NO_GAP)
