@@ -5,6 +5,8 @@ import pytest
 from contigmm import abi
 from contigmm.errors import Reason, SyscallError
 from contigmm.mm.unmapped_area import get_unmapped_area
+from contigmm.syscalls.files import ftruncate
+from contigmm.syscalls.memfd_create import memfd_create
 from contigmm.syscalls.mmap import mmap
 
 P, M2 = 4096, 2 << 20
@@ -45,6 +47,33 @@ def test_of_a_fixed_address_the_end_is_looked_at_first_and_the_start_last(task):
     ):
         refused = refusal(get_unmapped_area, task, None, addr, P, 0, abi.MAP_FIXED)
         assert refused == expected
+    lowest = task.mm.config.dac_mmap_min_addr
+    assert get_unmapped_area(task, None, lowest, P, 0, abi.MAP_FIXED) == lowest
+
+
+def test_the_guard_of_a_stack_below_the_base_stays_free(task):
+    stack = task.mm.mmap_base - (16 << 20)
+    mmap(task, stack, P, 3, FIXED | abi.MAP_GROWSDOWN)
+    guard = task.mm.config.stack_guard_gap
+    length = (16 << 20) + P
+    first = mmap(task, 0, length, 3, 0x22)
+    assert first == stack - guard - length
+    assert mmap(task, 0, length, 3, 0x22) == first - length
+    assert mmap(task, 0, P, 3, 0x22) == task.mm.mmap_base - P
+
+
+def test_an_empty_space_is_filled_from_below_where_it_was_asked_for(task):
+    task.mm.topdown = False
+    assert mmap(task, 0, P, 3, 0x22) == task.mm.mmap_legacy_base
+
+
+@pytest.mark.parametrize("length", [P, 64 * P])
+def test_a_hint_in_the_low_window_may_end_where_the_window_does(task, length):
+    last = LOW_END - length
+    low = 0x22 | abi.MAP_32BIT
+    assert mmap(task, last, length, 3, low) == last
+    assert mmap(task, last, length, 3, low) == LOW_START, "it is taken"
+    assert mmap(task, LOW_END, length, 3, low) == LOW_START + length, "outside"
 
 
 def test_shared_memory_is_placed_on_a_boundary_of_huge_pages(huge):
@@ -57,6 +86,15 @@ def test_shared_memory_that_lies_well_already_stays(huge):
     fill(huge, top, huge.mm.mmap_base)
     fill(huge, top - 2 * M2, top - M2)
     assert mmap(huge, 0, M2, 3, SHARED) == top - M2
+
+
+@pytest.mark.parametrize(("length", "aligned"), [(3 << 20, True), ((3 << 20) - 2 * P, False)])
+def test_a_part_of_an_object_is_placed_well_if_it_holds_a_huge_page(huge, length, aligned):
+    fd = memfd_create(huge, 0, b"object")
+    ftruncate(huge, fd, 8 << 20)
+    offset = 1 << 20
+    at = mmap(huge, 0, length, 3, abi.MAP_SHARED, fd, offset)
+    assert (at % M2 == offset) is aligned
 
 
 @pytest.mark.parametrize("room", [M2, M2 - P])
