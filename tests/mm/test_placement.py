@@ -67,6 +67,35 @@ def test_an_empty_space_is_filled_from_below_where_it_was_asked_for(task):
     assert mmap(task, 0, P, 3, 0x22) == task.mm.mmap_legacy_base
 
 
+@pytest.mark.parametrize("topdown", [True, False])
+def test_a_hint_is_taken_where_it_fits(task, topdown):
+    mm = task.mm
+    mm.topdown = topdown
+    base, anon = 0x1000_0000, 0x22
+    assert mmap(task, base + 4 * P, P, 3, anon) == base + 4 * P, "nothing is above"
+    assert mmap(task, base, 4 * P, 3, anon) == base, "it ends where another begins"
+    elsewhere = mm.mmap_base - 2 * P if topdown else mm.mmap_legacy_base
+    assert mmap(task, base + 3 * P, 2 * P, 3, anon) == elsewhere, "it is taken"
+    assert mmap(task, base - 2 * P, 3 * P, 0, anon) != base - 2 * P, "a page is taken"
+    last = abi.TASK_SIZE - P
+    assert mmap(task, last, P, 3, anon) == last
+
+
+def test_huge_pages_take_a_hint_that_is_above_everything(task):
+    huge = abi.MAP_HUGETLB | abi.MAP_NORESERVE | 0x22
+    assert mmap(task, 0x4000_0000, M2, 3, huge) == 0x4000_0000
+    assert mmap(task, 0x4000_0000 - P, M2, 3, huge) != 0x4000_0000
+
+
+def test_private_memory_is_placed_on_a_boundary_if_it_is_whole_huge_pages_without_a_hint(task):
+    base, anon = task.mm.mmap_base, 0x22
+    assert base % M2
+    assert mmap(task, 0, M2 + P, 3, anon) == base - M2 - P
+    mmap(task, 0x1000_0000, P, 3, anon)
+    assert mmap(task, 0x1000_0000, M2, 3, anon) == base - 2 * M2 - P, "the hint is taken"
+    assert mmap(task, 0, M2, 3, anon) % M2 == 0
+
+
 @pytest.mark.parametrize("length", [P, 64 * P])
 def test_a_hint_in_the_low_window_may_end_where_the_window_does(task, length):
     last = LOW_END - length

@@ -173,7 +173,7 @@ def get_unmapped_area(
         found = _shmem(mm, addr, length, 0 if file is None else pgoff, flags)
     elif file is not None and file.is_hugetlb:
         found = _hugetlb(task, file, addr, length, flags)
-    elif file is None and not addr and not length & (PMD_SIZE - 1) and not flags & MAP_SHARED:
+    elif file is None and not addr and not length & (PMD_SIZE - 1):
         found = _thp_aligned(mm, addr, length, 0, flags)
     else:
         found = _plain(mm, addr, length, flags)
