@@ -4,11 +4,20 @@ import json
 
 import pytest
 
-from contigmm.abi import EFAULT, EINVAL, MPOL_BIND, MPOL_PREFERRED_MANY
-from contigmm.errors import MemoryFault, SyscallError
+from contigmm.abi import (
+    EFAULT,
+    EINVAL,
+    EIO,
+    MAP_HUGETLB,
+    MAP_NORESERVE,
+    MPOL_BIND,
+    MPOL_PREFERRED_MANY,
+)
+from contigmm.errors import MemoryFault, Reason, SyscallError
 from contigmm.mm.config import MmConfig
 from contigmm.mm.task import Task
 from contigmm.phys import Memory, VmaIndex
+from contigmm.syscalls.fork import fork
 from contigmm.syscalls.mempolicy import get_mempolicy, mbind, set_mempolicy
 from contigmm.syscalls.mmap import mmap
 from contigmm.syscalls.move_pages import move_pages
@@ -56,6 +65,87 @@ def test_mbind(task, offset, length, mode, nodes, flags, errno):
     assert outcome(mbind, task, B + offset, length, mode, nodes, flags) == errno
 
 
+@pytest.mark.parametrize(
+    ("offset", "mode", "flags", "reason"),
+    [
+        (1, 7 | 3 << 14, 4, Reason.UNKNOWN_FLAGS),
+        (1, 3 << 14, 4, Reason.FLAGS_CONFLICT),
+        (1, 2, 4 | 8, Reason.UNKNOWN_FLAGS),
+        (1, 2, 4, Reason.MISSING_CAPABILITY),
+        (1, 2, 2, Reason.ADDRESS_UNALIGNED),
+    ],
+)
+def test_mbind_looks_at_the_mode_then_flags_then_rights_then_the_address(
+    task, offset, mode, flags, reason
+):
+    mmap(task, B, P, 3, 0x32)
+    with pytest.raises(SyscallError) as refusal:
+        mbind(task, B + offset, P, mode, ONE, flags)
+    assert refusal.value.reason is reason
+
+
+def test_whoever_may_be_nice_moves_the_pages_of_others(make_task):
+    task = make_task(caps=frozenset({"CAP_SYS_NICE"}))
+    mmap(task, B, P, 3, 0x32)
+    assert outcome(mbind, task, B, P, 2, ONE, 4) == 0
+
+
+@pytest.mark.parametrize(
+    ("addr", "flags", "errno"),
+    [
+        (0, 0, 0), (B, 0, EINVAL), (0, 8, EINVAL), (B, 8, EINVAL), (B, 2, 0), (B, 2 | 8, EINVAL),
+        (B + P, 2, EFAULT), (B, 1, EINVAL), (0, 1, EINVAL), (B, 3, EFAULT), (0, 4, 0),
+        (0, 5, EINVAL),
+    ],
+)  # fmt: skip
+def test_get_mempolicy(task, addr, flags, errno):
+    mmap(task, B, P, 0, 0x32)
+    assert outcome(get_mempolicy, task, addr, flags) == errno
+
+
+def test_the_node_of_a_page_without_anything_behind_it_cannot_be_told(task):
+    mmap(task, B, 2 << 20, 3, 0x32 | MAP_HUGETLB | MAP_NORESERVE)
+    assert outcome(get_mempolicy, task, B, 3) == EFAULT
+
+
+def two_nodes(size: int) -> tuple[Memory, Task]:
+    """A task on a machine of two nodes with ``size`` pages each."""
+    zones = [
+        {"node": node, "kind": "Normal", "start_pfn": start, "spanned": size, "managed": size}
+        for node, start in ((0, 0), (1, size))
+    ]
+    memory = Memory.boot(json.dumps({"seed": 1, "nr_cpus": 1, "zones": zones}))
+    config = MmConfig(memory, profile="linux", total_ram_pages=2 * size)
+    config.nodes = 0b11
+    return memory, Task(config, VmaIndex())
+
+
+def test_strict_alone_refuses_what_is_elsewhere_and_changes_nothing():
+    memory, task = two_nodes(2048)
+    mmap(task, B, 4 * P, 3, 0x32)
+    touch_write(task, B, 2, P, 1)
+    (here, there) = (1, 2) if move_pages(task, task, [B], None, 0)[1] == [0] else (2, 1)
+    assert outcome(mbind, task, B, 4 * P, MPOL_BIND, here, 1) == 0
+    assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 1) == EIO
+    assert get_mempolicy(task, B, 2) == (MPOL_BIND, here)
+    assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 0) == 0
+    assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 1 | 2) == 0
+    assert move_pages(task, task, [B], None, 0)[1] == [there >> 1]
+    memory.check()
+
+
+def test_what_others_map_too_stays_and_is_no_failure():
+    """migrate_folio_add(), v6.18."""
+    memory, task = two_nodes(2048)
+    mmap(task, B, 2 * P, 3, 0x32)
+    touch_write(task, B, 2, P, 1)
+    there = 2 if move_pages(task, task, [B], None, 0)[1] == [0] else 1
+    fork(task, pid=2, index=VmaIndex())
+    assert outcome(mbind, task, B, 2 * P, MPOL_BIND, there, 1 | 2) == 0
+    assert move_pages(task, task, [B], None, 0)[1] == [2 - there]
+    memory.check()
+
+
 def test_vmas_of_other_policies_stay_apart_and_meet_again(task):
     mmap(task, B, 8 * P, 3, 0x32)
     mbind(task, B + 2 * P, 2 * P, 2, ONE)
@@ -75,14 +165,7 @@ def test_a_new_mapping_beside_a_bound_one_does_not_join_it(task):
 
 def test_bound_memory_ends_where_its_node_does_and_preferred_memory_does_not():
     size = 2048
-    zones = [
-        {"node": node, "kind": "Normal", "start_pfn": start, "spanned": size, "managed": size}
-        for node, start in ((0, 0), (1, size))
-    ]
-    memory = Memory.boot(json.dumps({"seed": 1, "nr_cpus": 1, "zones": zones}))
-    config = MmConfig(memory, profile="linux", total_ram_pages=2 * size)
-    config.nodes = 0b11
-    task = Task(config, VmaIndex())
+    memory, task = two_nodes(size)
     ends = [B, B + size * P]
 
     def touch(mode: int) -> list[int]:

@@ -57,11 +57,11 @@ def _bad(reason: Reason) -> SyscallError:
     return SyscallError(EINVAL, reason)
 
 
-def _new_policy(task: "Task", mode: int, nodes: int) -> "Mempolicy | None":
-    """sanitize_mpol_flags(), get_nodes(), mpol_new() and mpol_set_nodemask(), v6.18.
+def _sanitized(mode: int) -> tuple[int, int]:
+    """Take a mode and its flags apart: sanitize_mpol_flags(), v6.18.
 
     Raises:
-        SyscallError: EINVAL, no such mode, or nodes that do not fit it.
+        SyscallError: EINVAL, no such mode, or flags that do not fit it.
     """
     flags = mode & _MODE_FLAGS
     mode &= ~_MODE_FLAGS & 0xFFFF_FFFF
@@ -71,6 +71,15 @@ def _new_policy(task: "Task", mode: int, nodes: int) -> "Mempolicy | None":
         raise _bad(Reason.FLAGS_CONFLICT)
     if flags & MPOL_F_NUMA_BALANCING and mode not in (MPOL_BIND, MPOL_PREFERRED_MANY):
         raise _bad(Reason.FLAGS_CONFLICT)
+    return mode, flags
+
+
+def _new_policy(task: "Task", mode: int, flags: int, nodes: int) -> "Mempolicy | None":
+    """mpol_new() and mpol_set_nodemask(), v6.18.
+
+    Raises:
+        SyscallError: EINVAL, nodes that do not fit the mode.
+    """
     if mode == MPOL_DEFAULT:
         if nodes:
             raise _bad(Reason.FLAGS_CONFLICT)
@@ -107,7 +116,7 @@ def set_mempolicy(task: "Task", mode: int, nodes: int = 0) -> int:
     Raises:
         SyscallError: EINVAL; ``reason`` names the check.
     """
-    task.mempolicy = _new_policy(task, mode, nodes)
+    task.mempolicy = _new_policy(task, *_sanitized(mode), nodes)
     return 0
 
 
@@ -160,7 +169,7 @@ def mbind(task: "Task", addr: int, length: int, mode: int, nodes: int, flags: in
         SyscallError: EINVAL, EPERM or EFAULT; EIO, a page is on another node; ENOMEM, one VMA too
             many. ``reason`` names the check.
     """
-    policy = _new_policy_late(task, mode, nodes)
+    mode, mode_flags = _sanitized(mode)
     if flags & ~_MF_VALID:
         raise _bad(Reason.UNKNOWN_FLAGS)
     if flags & MPOL_MF_MOVE_ALL and "CAP_SYS_NICE" not in task.caps:
@@ -172,8 +181,7 @@ def mbind(task: "Task", addr: int, length: int, mode: int, nodes: int, flags: in
         raise _bad(Reason.RANGE_OVERFLOWS)
     if end == addr:
         return 0
-    if isinstance(policy, SyscallError):
-        raise policy
+    policy = _new_policy(task, mode, mode_flags, nodes)
     if policy is None:
         flags &= ~MPOL_MF_STRICT
     _check_mapped(task.mm, addr, end, holes_allowed=policy is None)
@@ -229,18 +237,6 @@ def _misplaced(task: "Task", start: int, end: int, nodes: int, flags: int) -> in
             move_all=bool(moves & MPOL_MF_MOVE_ALL),
         )
     return left
-
-
-def _new_policy_late(task: "Task", mode: int, nodes: int) -> "Mempolicy | SyscallError | None":
-    """Check the mode at once, the nodes only when the range has been: kernel_mbind(), v6.18."""
-    bare = mode & ~_MODE_FLAGS & 0xFFFF_FFFF
-    balanced = mode & MPOL_F_NUMA_BALANCING and bare not in (MPOL_BIND, MPOL_PREFERRED_MANY)
-    if bare >= MPOL_MAX or mode & _TIED == _TIED or balanced:
-        return _new_policy(task, mode, nodes)
-    try:
-        return _new_policy(task, mode, nodes)
-    except SyscallError as refusal:  # to be raised in its turn
-        return refusal
 
 
 def _check_mapped(mm: "MmStruct", start: int, end: int, *, holes_allowed: bool) -> None:
