@@ -132,6 +132,9 @@ def test_the_strict_mode_promises_memory_without_reserve_too(task):
         mmap(task, 0, 4 * P, RW, 0x22 | abi.MAP_NORESERVE)
         assert promises.committed == promised
     assert mmap(task, 0, 2 << 20, RW, abi.MAP_HUGETLB | 0x22 | abi.MAP_NORESERVE)
+    task.files[5] = Ext4File("/file", Inode(task.mm.memory.file_create(shmem=False), 4 * P))
+    mmap(task, 0, 4 * P, RW, abi.MAP_PRIVATE | abi.MAP_NORESERVE, 5)
+    assert promises.committed == 8, "private pages of a file are memory too"
 
 
 def test_a_move_without_memory_for_page_tables_leaves_everything_where_it_was(task):
