@@ -347,3 +347,12 @@ def test_what_is_spoiled_is_read_or_refused(tmp_path_factory, name, data):
 def test_the_sample_itself_is_sound(tmp_path, name):
     parser = PARSERS[name]
     parser.parse(parser.sample, tmp_path / "sample")
+
+
+@pytest.mark.parametrize("word", [-1, 1 << 64])
+def test_a_recording_tells_gfp_flags_in_words(tmp_path, word):
+    parser = PARSERS["recording's meta.json"]
+    meta = json.loads(parser.sample)
+    spoiled = json.dumps({**meta, "gfps": [word, *meta["gfps"][1:]]}).encode()
+    with pytest.raises(SourceError, match="no list of words"):
+        parser.parse(spoiled, tmp_path / "recording")

@@ -204,12 +204,16 @@ def _frames(columns: _Columns, types: U8) -> U32:
     return pfn
 
 
+def _is_word(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 1 << 64
+
+
 def _gfp(columns: _Columns, types: U8, meta: dict[str, Any], name: str) -> U32:
     rows = types == KmemEvent.ALLOC
     index = columns.varints("gfp", int(rows.sum()))
     table = meta.get("gfps")
-    if not isinstance(table, list) or not all(isinstance(one, int) for one in table):
-        raise SourceError("its table of gfp flags is no list of numbers.", name=f"{name}:meta.json")
+    if not isinstance(table, list) or not all(_is_word(one) for one in table):
+        raise SourceError("its table of gfp flags is no list of words.", name=f"{name}:meta.json")
     if len(index) and int(index.max()) >= len(table):
         raise SourceError("an allocation refers beyond the table of gfp flags.", name=name)
     gfp = np.zeros(len(types), np.uint32)
