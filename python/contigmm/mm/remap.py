@@ -121,7 +121,8 @@ def copy_vma(mm: "MmStruct", remap: Remap) -> "VmArea":
     if vma.anon_chain:
         anon_vma_clone(new, vma)
     if new.run is not None:
-        new.run_offset += (remap.addr - vma.vm_start) >> PAGE_SHIFT
+        if new.run.pieces_merge:
+            new.run_offset += (remap.addr - vma.vm_start) >> PAGE_SHIFT
         mm.config.contig.duplicate(mm, new)
     mm.link(new)
     return new

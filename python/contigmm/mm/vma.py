@@ -98,11 +98,11 @@ def continues_run(left: VmArea, right: VmArea) -> bool:
     """Tell whether ``right`` is the next piece of the same contiguous run as ``left``.
 
     Neighbours in virtual memory need not be neighbours in physical memory: a contiguous VMA
-    merges with nothing but the next piece of its own run (ours; docs/fidelity.md).
+    merges with nothing but the next piece of its own run (ours; docs/fidelity.md). Pieces of the
+    RFC's runs all begin at 0, and so follow none.
     """
     return (
         left.run is right.run
         and left.run is not None
-        and left.run.pieces_merge
         and left.run_offset + vma_pages(left) == right.run_offset
     )
