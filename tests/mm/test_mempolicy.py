@@ -8,6 +8,7 @@ from contigmm.abi import (
     EFAULT,
     EINVAL,
     EIO,
+    MAP_CONTIG,
     MAP_HUGETLB,
     MAP_NORESERVE,
     MPOL_BIND,
@@ -41,11 +42,25 @@ def outcome(call, *args) -> int:
     [
         (0, 0, 0), (0, 1, EINVAL), (2, 0, EINVAL), (2, 1, 0), (2, 2, EINVAL), (7, 1, EINVAL),
         (1, 0, 0), (1 | 1 << 15, 0, EINVAL), (4, 1, EINVAL), (4, 0, 0), (2 | 3 << 14, 1, EINVAL),
-        (3 | 1 << 13, 1, EINVAL),
+        (3 | 1 << 13, 1, EINVAL), (2 | 1 << 13, 1, 0), (5 | 1 << 13, 1, 0), (4 | 1 << 15, 0, EINVAL),
     ],
 )  # fmt: skip
 def test_set_mempolicy(task, mode, nodes, errno):
     assert outcome(set_mempolicy, task, mode, nodes) == errno
+
+
+def test_a_preferred_node_is_kept_and_none_at_all_is_the_local_one(task):
+    set_mempolicy(task, 1, ONE)
+    assert get_mempolicy(task) == (1, ONE)
+    set_mempolicy(task, 1, 0)
+    assert get_mempolicy(task) == (4, 0)
+
+
+def test_only_a_task_that_interleaves_has_a_next_node(task):
+    set_mempolicy(task, 2, ONE)
+    assert outcome(get_mempolicy, task, 0, 1) == EINVAL
+    set_mempolicy(task, 3, ONE)
+    assert get_mempolicy(task, 0, 1) == (0, ONE)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +99,14 @@ def test_mbind_looks_at_the_mode_then_flags_then_rights_then_the_address(
     assert refusal.value.reason is reason
 
 
+def test_mbind_refuses_a_hole_before_mappings_that_touch(task):
+    mmap(task, B, P, 3, 0x32)
+    mmap(task, B + 2 * P, P, 3, 0x32)
+    mmap(task, B + 3 * P, P, 1, 0x32)
+    assert outcome(mbind, task, B, 4 * P, 2, ONE) == EFAULT
+    assert outcome(mbind, task, B + 2 * P, 2 * P, 2, ONE) == 0
+
+
 def test_whoever_may_be_nice_moves_the_pages_of_others(make_task):
     task = make_task(caps=frozenset({"CAP_SYS_NICE"}))
     mmap(task, B, P, 3, 0x32)
@@ -108,14 +131,14 @@ def test_the_node_of_a_page_without_anything_behind_it_cannot_be_told(task):
     assert outcome(get_mempolicy, task, B, 3) == EFAULT
 
 
-def two_nodes(size: int) -> tuple[Memory, Task]:
+def two_nodes(size: int, profile: str = "linux") -> tuple[Memory, Task]:
     """A task on a machine of two nodes with ``size`` pages each."""
     zones = [
         {"node": node, "kind": "Normal", "start_pfn": start, "spanned": size, "managed": size}
         for node, start in ((0, 0), (1, size))
     ]
     memory = Memory.boot(json.dumps({"seed": 1, "nr_cpus": 1, "zones": zones}))
-    config = MmConfig(memory, profile="linux", total_ram_pages=2 * size)
+    config = MmConfig(memory, profile=profile, total_ram_pages=2 * size)
     config.nodes = 0b11
     return memory, Task(config, VmaIndex())
 
@@ -130,6 +153,27 @@ def test_strict_alone_refuses_what_is_elsewhere_and_changes_nothing():
     assert get_mempolicy(task, B, 2) == (MPOL_BIND, here)
     assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 0) == 0
     assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 1 | 2) == 0
+    assert move_pages(task, task, [B], None, 0)[1] == [there >> 1]
+    memory.check()
+
+
+def test_pages_that_cannot_move_are_a_failure_of_the_strict_alone():
+    memory, task = two_nodes(2048, "contig")
+    mmap(task, B, 4 * P, 3, 0x32 | MAP_CONTIG)
+    there = 2 if move_pages(task, task, [B], None, 0)[1] == [0] else 1
+    assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 2) == 0
+    assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 1 | 2) == EIO
+    assert move_pages(task, task, [B], None, 0)[1] == [2 - there]
+    memory.check()
+
+
+def test_memory_that_loses_its_policy_moves_to_where_its_task_wants_it():
+    memory, task = two_nodes(2048)
+    mmap(task, B, 2 * P, 3, 0x32)
+    touch_write(task, B, 2, P, 1)
+    there = 2 if move_pages(task, task, [B], None, 0)[1] == [0] else 1
+    set_mempolicy(task, MPOL_BIND, there)
+    assert outcome(mbind, task, B, 2 * P, 0, 0, 2) == 0
     assert move_pages(task, task, [B], None, 0)[1] == [there >> 1]
     memory.check()
 

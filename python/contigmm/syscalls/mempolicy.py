@@ -197,10 +197,7 @@ def mbind(task: "Task", addr: int, length: int, mode: int, nodes: int, flags: in
 
 def _set_policy(mm: "MmStruct", addr: int, end: int, policy: "Mempolicy | None") -> None:
     """mbind_range() of each VMA, v6.18."""
-    while addr < end:
-        vma = mm.intersection(addr, end)
-        if vma is None:
-            break
+    while (vma := mm.intersection(addr, end)) is not None:
         start, stop = max(addr, vma.vm_start), min(end, vma.vm_end)
         if vma.policy != policy:
             vm_flags = vma.vm_flags
@@ -224,7 +221,7 @@ def _misplaced(task: "Task", start: int, end: int, nodes: int, flags: int) -> in
         low, high = max(start, vma.vm_start), min(end, vma.vm_end)
         moves = 0 if vma.vm_flags & (VM_IO | VM_PFNMAP) else flags
         policy = vma.policy or task.mempolicy
-        if policy is not None and moves:
+        if policy is not None:
             place(mm.memory, policy)
         left += mm.memory.move_misplaced(
             mm=mm.id,
