@@ -144,27 +144,38 @@ def two_nodes(size: int, profile: str = "linux") -> tuple[Memory, Task]:
     return memory, Task(config, VmaIndex())
 
 
+def node_of(task: Task) -> int:
+    """The node of the page at B."""
+    return move_pages(task, task, [B], None, 0)[1][0]
+
+
+def elsewhere(task: Task) -> int:
+    """The mask of that of two nodes where the page at B is not."""
+    return 2 >> node_of(task)
+
+
 def test_strict_alone_refuses_what_is_elsewhere_and_changes_nothing():
     memory, task = two_nodes(2048)
     mmap(task, B, 4 * P, 3, 0x32)
     touch_write(task, B, 2, P, 1)
-    (here, there) = (1, 2) if move_pages(task, task, [B], None, 0)[1] == [0] else (2, 1)
+    there = elsewhere(task)
+    here = 3 - there
     assert outcome(mbind, task, B, 4 * P, MPOL_BIND, here, 1) == 0
     assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 1) == EIO
     assert get_mempolicy(task, B, 2) == (MPOL_BIND, here)
     assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 0) == 0
     assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 1 | 2) == 0
-    assert move_pages(task, task, [B], None, 0)[1] == [there >> 1]
+    assert node_of(task) == there >> 1
     memory.check()
 
 
 def test_pages_that_cannot_move_are_a_failure_of_the_strict_alone():
     memory, task = two_nodes(2048, "contig")
     mmap(task, B, 4 * P, 3, 0x32 | MAP_CONTIG)
-    there = 2 if move_pages(task, task, [B], None, 0)[1] == [0] else 1
+    there = elsewhere(task)
     assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 2) == 0
     assert outcome(mbind, task, B, 4 * P, MPOL_BIND, there, 1 | 2) == EIO
-    assert move_pages(task, task, [B], None, 0)[1] == [2 - there]
+    assert node_of(task) == 2 - there
     memory.check()
 
 
@@ -172,10 +183,10 @@ def test_memory_that_loses_its_policy_moves_to_where_its_task_wants_it():
     memory, task = two_nodes(2048)
     mmap(task, B, 2 * P, 3, 0x32)
     touch_write(task, B, 2, P, 1)
-    there = 2 if move_pages(task, task, [B], None, 0)[1] == [0] else 1
+    there = elsewhere(task)
     set_mempolicy(task, MPOL_BIND, there)
     assert outcome(mbind, task, B, 2 * P, 0, 0, 2) == 0
-    assert move_pages(task, task, [B], None, 0)[1] == [there >> 1]
+    assert node_of(task) == there >> 1
     memory.check()
 
 
@@ -184,10 +195,10 @@ def test_what_others_map_too_stays_and_is_no_failure():
     memory, task = two_nodes(2048)
     mmap(task, B, 2 * P, 3, 0x32)
     touch_write(task, B, 2, P, 1)
-    there = 2 if move_pages(task, task, [B], None, 0)[1] == [0] else 1
+    there = elsewhere(task)
     fork(task, pid=2, index=VmaIndex())
     assert outcome(mbind, task, B, 2 * P, MPOL_BIND, there, 1 | 2) == 0
-    assert move_pages(task, task, [B], None, 0)[1] == [2 - there]
+    assert node_of(task) == 2 - there
     memory.check()
 
 
