@@ -93,19 +93,20 @@ def test_only_the_last_ids_are_remembered():
     replies = Replies(Limits(replies=2))
     answer = operation_pb2.Answer(value=1)
     for name in ("a", "b", "c"):
-        replies.keep(request(name), answer)
-    assert replies.recall(request("a"), operation_pb2.Answer) is None
-    assert replies.recall(request("b"), operation_pb2.Answer) is answer
+        replies.keep(("", name), request(name), answer)
+    assert replies.recall(("", "a"), request("a"), operation_pb2.Answer) is None
+    assert replies.recall(("", "b"), request("b"), operation_pb2.Answer) is answer
 
 
 def test_answers_are_bounded_in_bytes():
     replies = Replies(Limits(reply_bytes=1000))
-    for number in range(100):
-        replies.keep(request(str(number)), operation_pb2.Answer(data=bytes(270)))
-    kept = [n for n in range(100) if replies.recall(request(str(n)), operation_pb2.Answer)]
-    assert kept == [97, 98, 99]
+    for name in map(str, range(100)):
+        replies.keep(("", name), request(name), operation_pb2.Answer(data=bytes(270)))
+    names = map(str, range(100))
+    kept = [n for n in names if replies.recall(("", n), request(n), operation_pb2.Answer)]
+    assert kept == ["97", "98", "99"]
 
 
 def test_an_id_that_is_too_long_is_refused():
     with pytest.raises(ServerSideError, match="request_id"):
-        Replies(Limits()).recall(request("x" * 129), operation_pb2.Answer)
+        Replies(Limits()).recall(("", "x" * 129), request("x" * 129), operation_pb2.Answer)

@@ -68,7 +68,8 @@ class CommandQueue:
         try:
             return work()
         finally:
-            self._release()
+            self._settle()
+            self._busy = False  # nobody has come to wait meanwhile: the loop was taken
 
     async def run(self, work: Callable[[], T], *, cost_us: float, operations: int = 1) -> T:
         """Run ``work`` of so many operations when its turn comes, at once if the machine is idle.

@@ -135,8 +135,9 @@ class HostedMachine:
             work, cost_us = partial(self._telling_state, work), cost_us + DIGEST_US
 
         def once() -> R:
-            if request.request_id:
-                known = self.replies.recall(request, kind, tenant)
+            key = tenant, request.request_id
+            if key[1]:
+                known = self.replies.recall(key, request, kind)
                 if known is not None:
                     return known
             if self.admit is not None and asked is not None:
@@ -150,8 +151,8 @@ class HostedMachine:
                     kinds.NUMBERS[type(request)], body, work, tenant
                 )
                 nr_bytes += len(body)
-            if request.request_id:
-                self.replies.keep(request, response, tenant, nr_bytes)
+            if key[1]:
+                self.replies.keep(key, request, response, nr_bytes)
             return response
 
         if self.journal is None:

@@ -287,14 +287,14 @@ class Registry:
 
     def recall(self, request: Any, kind: type[R]) -> R | None:
         """The first answer to this request, if it had one: see ``Replies.recall``."""
-        if not request.request_id:
-            return None
-        return self._replies.recall(request, kind, CURRENT.get().tenant)
+        key = CURRENT.get().tenant, request.request_id
+        return self._replies.recall(key, request, kind) if key[1] else None
 
     def keep(self, request: Any, response: Message) -> None:
         """Remember an answer: see ``Replies.keep``."""
-        if request.request_id:
-            self._replies.keep(request, response, CURRENT.get().tenant)
+        key = CURRENT.get().tenant, request.request_id
+        if key[1]:
+            self._replies.keep(key, request, response)
 
     # ---- shutdown ----
 

@@ -170,13 +170,12 @@ class Replayer:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.chain = state["chain"]
-        for number, request, response, *tenant in state["replies"]:
+        for number, body, answer, *tenant in state["replies"]:
             kind = kinds.UNARY[number]
-            self.hosted.replies.keep(
-                kind.request.FromString(base64.b64decode(request)),
-                kind.response.FromString(base64.b64decode(response)),
-                *tenant,
-            )
+            request: Any = kind.request.FromString(base64.b64decode(body))
+            response = kind.response.FromString(base64.b64decode(answer))
+            key = "".join(tenant), request.request_id
+            self.hosted.replies.keep(key, request, response)
         for name, last_applied, kept, *tenant in state["sessions"]:
             session = self._talk(name, *(tenant or [""]))[0]
             for first, last, response in kept:
