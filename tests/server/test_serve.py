@@ -37,6 +37,24 @@ def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate(timeout=10)
 
 
+@pytest.mark.parametrize("program", [["contigmm_server.main"], ["contigmm.cli", "serve"]])
+def test_what_grpc_reads_when_it_is_imported_is_set_before(program: list[str]):
+    command = [sys.executable, "-X", "importtime", "-m", *program, "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr
+    imported = [line.rpartition("|")[2].strip() for line in told.splitlines()]
+    ours = next(name for name in imported if name.startswith("contigmm_server"))
+    assert imported.index(ours) < imported.index("grpc._cython.cygrpc")
+
+
+def test_what_grpc_reads_is_left_to_whoever_has_set_it():
+    say = "import os, contigmm_server; print(os.environ['GRPC_EXPERIMENTS'])"
+    others = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    for given, found in (({}, "-event_engine_listener"), ({"GRPC_EXPERIMENTS": ""}, "")):
+        command = [sys.executable, "-c", say]
+        said = subprocess.check_output(command, env={**others, **given}, text=True)
+        assert said.strip() == found
+
+
 def test_a_server_boots_its_machine_serves_and_ends_at_sigterm():
     with serving("--machine", "spec:small", "--seed", "3") as (process, address):
         with connect(address) as client:

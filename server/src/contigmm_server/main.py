@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,17 +31,6 @@ from contigmm_server.sight.options import Sight, SightError, add_options
 
 UNUSABLE: Final = 2
 """Exit status: arguments or input that cannot be used."""
-
-GRPC_EXPERIMENTS: Final = "-event_engine_listener,fuse_filters"
-"""Two switches of gRPC 1.85 that make each call cheaper.
-
-Without its event listener the thread that waits for gRPC's events also reads and writes the
-sockets; else every event is handed to it from another, which costs a call 10 µs of CPU time, and
-30 when the computer is busy. Fused filters are the same filters (deadlines, limits of messages,
-headers) in one pass over a call instead of one each: 15 to 30 µs. Both by ``contigmm bench rpc``
-beside the same with this variable set otherwise; whoever sets it decides, see gRPC's
-doc/environment_variables.md.
-"""
 
 PROFILES: Final = ("contig", "rfc2017", "linux")
 CLOCKS: Final = ("per_op", "manual")
@@ -177,7 +165,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             sys.stderr.write(f"contigmm serve: {error}\n")
             return UNUSABLE
-    os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)  # gRPC reads it once, at its start
     try:
         uvloop.run(_serve(args, description, tls, sight))
     except (CannotListenError, ContigmmError, OSError) as error:
